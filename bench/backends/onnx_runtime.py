@@ -1,0 +1,91 @@
+"""ONNX Runtime on the CPU, with bound input and output, and proof of where every node ran.
+
+ONNX Runtime falls back to another provider without an error; the assignment record is the only thing that tells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.backends.interface import Backend, Description, Float32s, LoadRequest
+from harness.core.errors import BackendError
+
+_PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntime:
+    """A session with fixed input and output memory."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        import onnxruntime
+
+        self._version = onnxruntime.__version__
+        self._threads = request.threads
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = request.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(str(request.artifact), options, providers=[_PROVIDER])
+            shape = (request.batch_size, 3, request.image_px, request.image_px)
+            self._input_bchw = np.zeros(shape, dtype=np.float32)
+            self._output_bc = np.zeros((request.batch_size, request.class_count), dtype=np.float32)
+            self._binding = self._session.io_binding()
+            self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._input_bchw, "cpu", 0)
+            self._output = onnxruntime.OrtValue.ortvalue_from_numpy(self._output_bc, "cpu", 0)
+            self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
+            self._binding.bind_ortvalue_output(self._session.get_outputs()[0].name, self._output)
+        except _runtime_errors() as error:
+            raise BackendError(
+                f"ONNX Runtime cannot load {request.artifact}: {error}",
+                hint="Export it again: `harness export --force`.",
+            ) from error
+
+    def bind(self, images_bchw: Float32s) -> None:
+        self._input.update_inplace(images_bchw)
+
+    def step(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except _runtime_errors() as error:
+            raise BackendError(
+                f"ONNX Runtime failed: {error}", hint="Export it again: `harness export --force`."
+            ) from error
+
+    def sync(self) -> None:
+        self._binding.synchronize_outputs()
+
+    def fetch(self) -> Float32s:
+        return np.array(self._output.numpy(), copy=True)
+
+    def describe(self) -> Description:
+        elsewhere = {
+            group.ep_name: len(group.get_nodes())
+            for group in self._session.get_provider_graph_assignment_info()
+            if group.ep_name != _PROVIDER
+        }
+        return Description(
+            runtime="ONNX Runtime",
+            version=self._version,
+            device="CPU",
+            precision="fp32" if self._session.get_inputs()[0].type == "tensor(float)" else "unknown",
+            threads=self._session.get_session_options().intra_op_num_threads,
+            departures=[f"{count} nodes ran on {name}, asked for {_PROVIDER}" for name, count in elsewhere.items()],
+            metadata=dict(self._session.get_modelmeta().custom_metadata_map),
+        )
+
+    def close(self) -> None:
+        del self._binding, self._session
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime raises one class per status code, with RuntimeError as the only common ancestor of some."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = tuple(value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError, ValueError)
+
+
+def load(request: LoadRequest) -> Backend:
+    """Load an ONNX file; raise BackendError where ONNX Runtime refuses it."""
+    return OnnxRuntime(request)

@@ -1,0 +1,384 @@
+"""An engine of TensorRT or TensorRT-RTX on the first GPU, with device memory through cuda-python.
+
+Not run on a GPU yet: the logic is tested with a stand-in that computes, the names against both libraries.
+
+Pinned host buffers, one non-blocking stream, the input shape set once. `bind` returns when the images are on
+the device, so that compute (step + sync) holds no transfer; a cast to a float16 input happens in `bind` too.
+TensorRT-RTX compiles at run time: kernels are specialised eagerly (the lazy default would time fallback
+kernels) and its own graph capture is off, so that both flavours are timed launching kernel by kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import mmap
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.backends.interface import Backend, Description, Float32s, LoadRequest
+from harness.core.errors import ArtifactError, BackendError
+from harness.core.rtx_header import HEADER_BYTES, rtx_header
+from harness.core.tensorrt_flavour import Flavour, gpu_driver_present, imported_flavour
+
+_CHANNELS = 3
+_FILE_NAME = re.compile(r"(?P<variant>[^.]+)\.(?P<flavour>tensorrt|rtx)\.engine")
+_NUMPY_TYPES: dict[str, npt.DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
+_RUNTIMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
+_REBUILD = "Build the engine again for this GPU and this version: `harness export --trt`."
+# How inspectors of several versions spell a layer's type; the longer spelling first.
+_LAYER_TYPE = re.compile(r"bfloat16|bf16|float16|fp16|half|float32|fp32|float|int8")
+_SPELLINGS = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+}
+_REDUCED = frozenset({"bf16", "fp16", "int8"})
+
+
+def load(request: LoadRequest) -> Backend:
+    """Load an engine file named <variant>.<flavour>.engine.
+
+    Raises ArtifactError where the file is missing or malformed, BackendError where no GPU takes it.
+    """
+    flavour = _flavour_of(request.artifact)
+    _check_file(request.artifact, flavour)
+    if not gpu_driver_present():
+        raise BackendError(
+            f"There is no NVIDIA driver on this machine, so {request.artifact.name} cannot run here.",
+            hint="Run the benchmark on a machine with an NVIDIA GPU, or choose others with `--backend`.",
+        )
+    module = imported_flavour(flavour)
+    try:
+        from cuda.bindings import runtime as cuda_runtime
+    except ImportError as error:
+        raise BackendError(
+            f"cuda-python cannot be imported: {error}.", hint="Install the extra: `make setup GPU=1`."
+        ) from error
+    return TensorrtEngine(request, tensorrt=module, cuda_runtime=cuda_runtime)
+
+
+class TensorrtEngine:
+    """One engine and one execution context for one batch size."""
+
+    def __init__(self, request: LoadRequest, *, tensorrt: Any, cuda_runtime: Any) -> None:
+        self._artifact = request.artifact
+        self._flavour = _flavour_of(request.artifact)
+        self._version: str = tensorrt.__version__
+        self._json_format = tensorrt.LayerInformationFormat.JSON
+        self._log: list[str] = []
+        self._ready = False  # Set by the first bind; every other verb needs it.
+        # Never in local variables: a traceback would keep them alive after close.
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        with ExitStack() as undo:
+            self._cuda = _Cuda(cuda_runtime)
+            undo.callback(self.close)
+            self._load(tensorrt)
+            self._prepare(tensorrt, request)
+            undo.pop_all()
+
+    def _load(self, trt: Any) -> None:
+        self._logger = _logger(trt, self._log)
+        self._runtime = trt.Runtime(self._logger)
+        # Mapped, because reading it would hold hundreds of megabytes twice.
+        with (
+            self._artifact.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan,
+        ):
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise self._refused("cannot be loaded", _REBUILD)
+        self._context = (
+            _rtx_context(trt, self._engine) if self._flavour == "rtx" else self._engine.create_execution_context()
+        )
+        if self._context is None:
+            raise self._refused("got no execution context", "The GPU may lack memory: see `nvidia-smi`.")
+
+    def _prepare(self, trt: Any, request: LoadRequest) -> None:
+        """Fix the input shape and give both tensors their memory."""
+        modes = {
+            name: self._engine.get_tensor_mode(name)
+            for name in (self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors))
+        }
+        inputs = [name for name, mode in modes.items() if mode == trt.TensorIOMode.INPUT]
+        outputs = [name for name, mode in modes.items() if mode == trt.TensorIOMode.OUTPUT]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise self._refused(f"has inputs {inputs} and outputs {outputs}, not one of each", _REBUILD)
+        (input_name,), (output_name,) = inputs, outputs
+        self._shape = (request.batch_size, _CHANNELS, request.image_px, request.image_px)
+        if not self._context.set_input_shape(input_name, self._shape):
+            ranges = [tuple(shape) for shape in self._engine.get_tensor_profile_shape(input_name, 0)]
+            raise self._refused(
+                f"does not take {self._shape}; it was built for {' / '.join(map(str, ranges))}",
+                "Ask for a batch size between the engine's least and greatest, or build another engine.",
+            )
+        if missing := self._context.infer_shapes():
+            raise self._refused(f"needs more shapes: {missing}", _REBUILD)
+        logits_shape = tuple(self._context.get_tensor_shape(output_name))
+        if logits_shape != (request.batch_size, request.class_count):
+            raise self._refused(f"gives {logits_shape} for {request.class_count} classes", _REBUILD)
+        self._images = self._cuda.transfer(self._shape, self._numpy_type(input_name))
+        self._logits = self._cuda.transfer(logits_shape, self._numpy_type(output_name))
+        for name, memory in ((input_name, self._images), (output_name, self._logits)):
+            if not self._context.set_tensor_address(name, memory.device_address):
+                raise self._refused(f"does not accept memory for {name}", _REBUILD)
+        self._types_in_words = f"{self._type_name(input_name)} to {self._type_name(output_name)}"
+
+    def bind(self, images_bchw: Float32s) -> None:
+        """Copy the images to the device, and wait until they are there."""
+        if self._context is None:
+            raise _out_of_order()
+        if images_bchw.shape != self._shape or images_bchw.dtype != np.float32:
+            raise BackendError(
+                f"The images are {images_bchw.dtype} {images_bchw.shape}; loaded for float32 {self._shape}.",
+                hint="Load the engine for this batch size.",
+            )
+        np.copyto(self._images.host, images_bchw, casting="same_kind")
+        self._cuda.copy_to_device(self._images)
+        self._cuda.synchronise()
+        self._ready = True
+
+    def step(self) -> None:
+        """Enqueue one inference; `sync` waits for it."""
+        if not self._ready:
+            raise _out_of_order()
+        if not self._context.execute_async_v3(self._cuda.stream_handle):
+            raise self._refused("did not start", "Run it again with an idle GPU; see `nvidia-smi`.")
+
+    def sync(self) -> None:
+        """Wait for everything enqueued; errors of the kernels surface here."""
+        if not self._ready:
+            raise _out_of_order()
+        self._cuda.synchronise()
+
+    def fetch(self) -> Float32s:
+        """Copy the logits to the host and return them as float32 that the caller owns."""
+        if not self._ready:
+            raise _out_of_order()
+        self._cuda.copy_to_host(self._logits)
+        self._cuda.synchronise()
+        return np.array(self._logits.host, dtype=np.float32)
+
+    def describe(self) -> Description:
+        """Say what runs: the types of tensors and layers come from the engine, the request from its name."""
+        if self._context is None:
+            raise _out_of_order()
+        requested = self._artifact.name.split(".")[0].split("-")[0]
+        layers = layer_types(self._inspection())
+        told = f"layers {', '.join(sorted(layers))}" if layers else "layer types not told by the engine"
+        return Description(
+            runtime=_RUNTIMES[self._flavour],
+            version=self._version,
+            device=self._cuda.device_name(),
+            precision=f"{requested} requested; {told}; {self._types_in_words}",
+            threads=None,
+            departures=departures(requested, layers),
+        )
+
+    def close(self) -> None:
+        """Release everything, once: context, engine, runtime, then buffers and stream. Safe to call again."""
+        self._ready = False
+        with ExitStack() as last_first:
+            last_first.callback(self._cuda.close)
+            last_first.callback(self._drop)
+            last_first.callback(self._cuda.synchronise)
+
+    def _drop(self) -> None:
+        self._context = None
+        self._engine = None
+        self._runtime = None
+
+    def _inspection(self) -> str:
+        inspector = self._engine.create_engine_inspector()
+        if inspector is None:
+            return ""
+        inspector.execution_context = self._context
+        return str(inspector.get_engine_information(self._json_format))
+
+    def _type_name(self, tensor: str) -> str:
+        return str(self._engine.get_tensor_dtype(tensor).name)
+
+    def _numpy_type(self, tensor: str) -> npt.DTypeLike:
+        name = self._type_name(tensor)
+        if name not in _NUMPY_TYPES:
+            raise self._refused(
+                f"has {tensor} in {name}; the benchmark feeds float32 images and reads float logits",
+                "Measure the variant with float input and output.",
+            )
+        return _NUMPY_TYPES[name]
+
+    def _refused(self, what: str, hint: str) -> BackendError:
+        told = "".join(f"\n  {line}" for line in self._log)
+        return BackendError(f"{self._artifact.name} {what} (TensorRT {self._version}).{told}", hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Transfer:
+    """One tensor twice: page-locked host memory seen as an array, and its place on the device."""
+
+    host: npt.NDArray[Any]
+    device_address: int
+
+    @property
+    def host_address(self) -> int:
+        return int(self.host.ctypes.data)
+
+
+class _Cuda:
+    """All CUDA calls of this backend, each checked; owns one stream and the memory of the tensors."""
+
+    def __init__(self, cuda_runtime: Any) -> None:
+        self._cuda_runtime = cuda_runtime
+        self._release = ExitStack()
+        if self._done(cuda_runtime.cudaGetDeviceCount()) == 0:
+            raise BackendError("The NVIDIA driver shows no GPU.", hint="Check the GPU with `nvidia-smi`.")
+        self._done(cuda_runtime.cudaSetDevice(0))
+        # Not the default stream, on which TensorRT synchronises the whole device around each inference.
+        self._stream = self._done(cuda_runtime.cudaStreamCreateWithFlags(cuda_runtime.cudaStreamNonBlocking))
+        self._release.callback(lambda: self._done(cuda_runtime.cudaStreamDestroy(self._stream)))
+        self.stream_handle = int(self._stream)
+        self._open = True
+
+    def transfer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> _Transfer:
+        cuda_runtime = self._cuda_runtime
+        size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        host_address = int(self._done(cuda_runtime.cudaHostAlloc(size_bytes, cuda_runtime.cudaHostAllocDefault)))
+        self._release.callback(lambda: self._done(cuda_runtime.cudaFreeHost(host_address)))
+        device_address = int(self._done(cuda_runtime.cudaMalloc(size_bytes)))
+        self._release.callback(lambda: self._done(cuda_runtime.cudaFree(device_address)))
+        pinned = memoryview((ctypes.c_ubyte * size_bytes).from_address(host_address)).cast("B")
+        return _Transfer(host=np.frombuffer(pinned, dtype=dtype).reshape(shape), device_address=device_address)
+
+    def copy_to_device(self, memory: _Transfer) -> None:
+        kind = self._cuda_runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(memory.device_address, memory.host_address, memory.host.nbytes, kind)
+
+    def copy_to_host(self, memory: _Transfer) -> None:
+        kind = self._cuda_runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(memory.host_address, memory.device_address, memory.host.nbytes, kind)
+
+    def synchronise(self) -> None:
+        if self._open:
+            self._done(self._cuda_runtime.cudaStreamSynchronize(self._stream))
+
+    def device_name(self) -> str:
+        properties = self._done(self._cuda_runtime.cudaGetDeviceProperties(0))
+        return str(properties.name.decode().rstrip("\0"))
+
+    def close(self) -> None:
+        self._open = False
+        self._release.close()  # Every call is made, even after one failed; the second time there is none.
+
+    def _copy(self, target: int, source: int, size_bytes: int, kind: Any) -> None:
+        self._done(self._cuda_runtime.cudaMemcpyAsync(target, source, size_bytes, kind, self._stream))
+
+    def _done(self, answer: tuple[Any, ...]) -> Any:
+        """Return what a call returned beside its status; raise BackendError where the status is an error."""
+        status, *values = answer
+        if int(status) != 0:
+            name, words = (
+                describe(status)[1].decode()
+                for describe in (self._cuda_runtime.cudaGetErrorName, self._cuda_runtime.cudaGetErrorString)
+            )
+            raise BackendError(
+                f"CUDA reports {name}: {words}.",
+                hint="See `nvidia-smi`: is the driver new enough, and is memory free on the GPU?",
+            )
+        return values[0] if values else None
+
+
+def _rtx_context(trt: Any, engine: Any) -> Any:
+    runtime_config = engine.create_runtime_config()
+    runtime_config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+    return engine.create_execution_context(runtime_config)
+
+
+def _out_of_order() -> BackendError:
+    return BackendError(
+        "The engine is closed, or no images were bound.",
+        hint="A bug in the benchmark: call bind first, close last.",
+    )
+
+
+def _logger(trt: Any, log: list[str]) -> Any:
+    class KeptLog(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # The binding insists on the base class being called by name.
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.WARNING:
+                log.append(f"{severity.name}: {message}")
+
+    return KeptLog()
+
+
+def _flavour_of(artifact: Path) -> Flavour:
+    match = _FILE_NAME.fullmatch(artifact.name)
+    if match is None:
+        raise BackendError(
+            f"{artifact.name} is not the name of an engine.",
+            hint="Engines are named <variant>.tensorrt.engine or <variant>.rtx.engine.",
+        )
+    return "rtx" if match["flavour"] == "rtx" else "tensorrt"
+
+
+def _check_file(artifact: Path, flavour: Flavour) -> None:
+    if not artifact.is_file():
+        raise ArtifactError(f"{artifact} does not exist.", hint="Build it: `harness export --trt`.")
+    size_bytes = artifact.stat().st_size
+    if flavour == "rtx":
+        with artifact.open("rb") as stream:
+            rtx_header(stream.read(HEADER_BYTES), file_size_bytes=size_bytes)
+    elif size_bytes == 0:
+        raise ArtifactError(f"{artifact} is empty.", hint=_REBUILD)
+
+
+def layer_types(inspection: str) -> set[str]:
+    """Return the types (fp32, fp16, bf16, int8) of the layers in an inspector's JSON, if it tells any.
+
+    The key changed between versions ("Format/Datatype" became "Format" and "Datatype"), so any key with
+    "datatype" counts.
+    """
+    try:
+        layers = json.loads(inspection).get("Layers", [])
+    except (json.JSONDecodeError, AttributeError):
+        return set()
+    return _types_within(layers)
+
+
+def _types_within(node: Any) -> set[str]:
+    found: set[str] = set()
+    if isinstance(node, list):
+        for item in node:
+            found |= _types_within(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if isinstance(value, str) and "datatype" in key.lower():
+                spelled = _LAYER_TYPE.findall(value.lower())
+                found |= {_SPELLINGS.get(name, name) for name in spelled}
+            else:
+                found |= _types_within(value)
+    return found
+
+
+def departures(requested: str, layers: set[str]) -> list[str]:
+    """Say where the layers contradict the requested precision; a silent inspector contradicts nothing."""
+    if not layers:
+        return []
+    if requested == "fp32" and layers & _REDUCED:
+        return [f"fp32 was asked for, and layers run in {', '.join(sorted(layers & _REDUCED))}"]
+    if requested in _REDUCED and requested not in layers:
+        return [f"{requested} was asked for, and no layer runs in it: {', '.join(sorted(layers))}"]
+    return []

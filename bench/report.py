@@ -1,0 +1,196 @@
+"""The report: everything measured so far, recomputed from the stored records, in a form to read and two to parse.
+
+report.md is for people, report.csv has one row per trial, report.json holds the same with every figure unrounded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.results import TrialResult, results_from_folder
+from bench.tables import BENCH_COLUMNS, bench_rows, speed_up_of, summary_of
+from harness.core.errors import HarnessError
+from harness.core.files import write_text_atomically
+from harness.core.runs import RunDirectory, RunRecord
+
+_READING = """\
+How to read this: **PASS** means ship, **FAIL** do not ship (and is not timed), **INCONCLUSIVE** and **NO VERDICT** not
+enough evidence. Agreement, accuracy change and max |dp| compare with eager PyTorch in float32 on the test split.
+Latency is end to end (input copied in, computed, answer copied out) in a closed loop: service time only, no queueing.
+A percentile is given only where its sample has a finite 95 % order-statistic interval. `x eager` is the median over
+rounds of PyTorch eager's time divided by this trial's, measured in turn in the same rounds, and the range of the
+rounds; it has no confidence interval over processes yet, so differences of a few per cent mean nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunReport:
+    """One run's records; `record` is None where run.json is not readable."""
+
+    run: RunDirectory
+    record: RunRecord
+    evaluation: dict[str, Any]
+    results: list[TrialResult]
+
+
+def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
+    """Write report.md, report.json and report.csv into RUNS/report and return their paths."""
+    reports, problems = [], []
+    for run in runs:
+        try:
+            evaluation = json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.is_file() else {}
+            reports.append(
+                _RunReport(
+                    run=run,
+                    record=run.read_record(),
+                    evaluation=evaluation,
+                    results=_in_order(results_from_folder(run.bench_folder)),
+                )
+            )
+        except HarnessError as error:
+            problems.append(f"{run.name}: {error.message}")
+    folder = runs_folder / "report"
+    texts = {
+        "report.md": _markdown(reports, problems),
+        "report.json": json.dumps(_json(reports, problems), indent=1) + "\n",
+        "report.csv": _csv(reports),
+    }
+    for name, text in texts.items():
+        write_text_atomically(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def _in_order(results: list[TrialResult]) -> list[TrialResult]:
+    return sorted(
+        results, key=lambda each: (each.trial.batch_size, each.trial.variant != "eager", each.trial.identifier)
+    )
+
+
+def _markdown(reports: list[_RunReport], problems: list[str]) -> str:
+    lines = [
+        "# CXR Harness report",
+        "",
+        f"Written {datetime.now(UTC).isoformat(timespec='seconds')}. Not for clinical use.",
+    ]
+    if any(report.record.contract.synthetic for report in reports):
+        lines += ["", "> **Made from synthetic phantoms.** Accuracies and verdicts here say nothing about films."]
+    lines += ["", *(f"> Problem: {problem}" for problem in problems)]
+    lines += ["", "## Accuracy: this project's runs beside the study", "", *_accuracy_lines(reports)]
+    lines += ["", "## Parity and speed", "", _READING, ""]
+    for report in reports:
+        lines += _run_lines(report)
+    lines += ["## Machine", "", *_machine_lines(reports)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    head = f"| {' | '.join(columns)} |"
+    return [head, f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _accuracy_lines(reports: list[_RunReport]) -> list[str]:
+    rows = []
+    for report in reports:
+        identity = report.record.identity
+        for split in ("train", "validation", "test"):
+            ours = report.evaluation.get("ours", {}).get(split)
+            study = report.evaluation.get("published", {}).get(split)
+            if ours is None and study is None:
+                continue
+            whose = [report.run.name, identity.case, f"{identity.loss}, {identity.label_mode}", identity.weights, split]
+            rows.append([*whose, *_metric_cells(ours), *_metric_cells(study)])
+    columns = ["run", "case", "loss", "initial weights", "split", "n", "accuracy", "balanced", "macro-F1"]
+    lines = _table([*columns, "study n", "study accuracy", "study balanced", "study macro-F1"], rows)
+    notes = {note: None for report in reports for note in report.evaluation.get("caveats", [])}
+    not_of_the_eight = [report.run.name for report in reports if not report.record.one_of_the_eight]
+    if not_of_the_eight:
+        notes[f"Not one of the study's eight cases: {', '.join(not_of_the_eight)}."] = None
+    return [*lines, "", *(f"- {note}" for note in notes)]
+
+
+def _metric_cells(metrics: dict[str, Any] | None) -> list[str]:
+    if metrics is None:
+        return ["", "none", "", ""]
+    shares = [f"{100 * metrics[name]:.2f} %" for name in ("accuracy", "balanced_accuracy")]
+    return [str(metrics["images"]), *shares, f"{metrics['macro_f1']:.3f}"]
+
+
+def _run_lines(report: _RunReport) -> list[str]:
+    contract = report.record.contract
+    side_px = contract.preprocessing.crop_px
+    lines = [f"### {report.run.name} ({side_px} px)", ""]
+    if not report.results:
+        return [*lines, "Nothing measured yet: `harness export` and `harness bench`.", ""]
+    if any(result.timing is not None and result.timing.quick for result in report.results):
+        lines += ["Timed with `--quick`: few calls, for orientation only.", ""]
+    rows = [row[1:] for row in bench_rows(report.results)]
+    lines += [*_table(BENCH_COLUMNS[1:], rows), ""]
+    for result in report.results:
+        if result.verdict is not None:
+            margin = f"margin {100 * result.margin:g} pp"
+            word, step = result.verdict.word.value, result.verdict.step
+            lines.append(f"- {result.trial.identifier}: **{word}** ({step}; {margin}): {result.verdict.reason}.")
+        else:
+            lines.append(f"- {result.trial.identifier}: {result.status}: {result.reason}.")
+    return [*lines, ""]
+
+
+def _machine_lines(reports: list[_RunReport]) -> list[str]:
+    machines = {json.dumps(result.machine, sort_keys=True) for report in reports for result in report.results}
+    return [f"- `{machine}`" for machine in sorted(machines)] or ["Nothing measured yet."]
+
+
+def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "problems": problems,
+        "runs": [
+            {
+                "run": report.run.name,
+                "record": report.record.model_dump(mode="json"),
+                "evaluation": report.evaluation,
+                "trials": [_trial_json(report.results, result) for result in report.results],
+            }
+            for report in reports
+        ],
+    }
+
+
+def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, Any]:
+    summary, ratio = summary_of(result), speed_up_of(results, result)
+    return result.model_dump(mode="json", exclude={"timing"}) | {
+        "summary": summary.model_dump() if summary else None,
+        "speed_up_over_eager": ratio.model_dump() if ratio else None,
+        "contended": result.timing.contended if result.timing else None,
+        "quick": result.timing.quick if result.timing else None,
+        "load_s": result.timing.load_s if result.timing else None,
+    }
+
+
+_CSV_COLUMNS = (
+    *("run", "variant", "backend", "precision", "batch_size", "threads", "status", "verdict", "step", "reason"),
+    *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "calls", "median_s", "p90_s", "p99_s"),
+    *("images_per_s", "speed_up_over_eager", "artifact_size_bytes"),
+)
+
+
+def _csv(reports: list[_RunReport]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for report in reports:
+        for result in report.results:
+            summary, ratio = summary_of(result), speed_up_of(report.results, result)
+            row: dict[str, Any] = result.trial.model_dump() | {"status": result.status, "reason": result.reason}
+            if result.verdict is not None:
+                row |= {"verdict": result.verdict.word.value, **result.verdict.model_dump(exclude={"word"})}
+            row |= result.parity.model_dump() if result.parity else {}
+            row |= summary.model_dump() if summary else {}
+            row |= {"artifact_size_bytes": result.artifact_size_bytes}
+            writer.writerow(row | {"speed_up_over_eager": ratio.median if ratio else None})
+    return text.getvalue()

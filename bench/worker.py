@@ -1,0 +1,158 @@
+"""The process that holds one loaded model: parity and time are taken from this very instance.
+
+Started as `python -P -m bench.worker`, so that a `bench/` or `train.py` in the user's folder cannot shadow ours.
+Requests come on stdin, replies leave on the original stdout; whatever a runtime prints goes to the log.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.backends import BACKENDS
+from bench.backends.interface import Backend, Float32s
+from bench.messages import Answer, Answered, Block, Failed, Load, Loaded, Timed, WarmedUp, WarmUp
+from harness.core.contract import Preprocessing
+from harness.core.errors import HarnessError
+from harness.core.files import write_atomically
+from harness.data.preprocessing import images_from_pixels
+
+# Enough different images that a timed call does not always find its input in the cache.
+_TIMED_BATCHES = 4
+_ROLLED_IMAGES = 32
+
+
+class Worker:
+    """One loaded model and the images of the test split."""
+
+    def __init__(self, message: Load) -> None:
+        started_s = time.perf_counter()
+        module = importlib.import_module(BACKENDS[message.backend])
+        self._backend: Backend = module.load(message.request)
+        self.load_s = time.perf_counter() - started_s
+        self._pixels_bhwc: npt.NDArray[np.uint8] = np.load(message.images, mmap_mode="r")
+        self._rows = np.array(message.rows, dtype=np.int64)
+        self._preprocessing: Preprocessing = message.preprocessing
+        self._batch_size = message.request.batch_size
+        self._batches: list[Float32s] = []
+
+    def loaded(self) -> Loaded:
+        return Loaded(load_s=self.load_s, description=self._backend.describe())
+
+    def _batches_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Float32s]:
+        """Yield full batches; the last is filled up with its own last image."""
+        for start in range(0, len(rows), self._batch_size):
+            chunk = rows[start : start + self._batch_size]
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], self._batch_size - len(chunk))])
+            yield images_from_pixels(self._pixels_bhwc[padded], self._preprocessing)
+
+    def _call(self, images_bchw: Float32s) -> Float32s:
+        self._backend.bind(images_bchw)
+        self._backend.step()
+        self._backend.sync()
+        return self._backend.fetch()
+
+    def answer(self, message: Answer) -> Answered:
+        started_s = time.perf_counter()
+        count = len(self._rows)
+        logits_bc = np.concatenate([self._call(batch) for batch in self._batches_of(self._rows)])[:count]
+        arrays: dict[str, Any] = {"rows": self._rows, "logits_bc": logits_bc}
+        if self._batch_size > 1:
+            rolled = [
+                np.roll(self._call(np.roll(batch, 1, axis=0)), -1, axis=0)
+                for batch in self._batches_of(self._rows[:_ROLLED_IMAGES])
+            ]
+            arrays["rolled_bc"] = np.concatenate(rolled)[: min(_ROLLED_IMAGES, count)]
+
+        def write(path: Path) -> None:
+            with path.open("wb") as stream:
+                np.savez(stream, **arrays)
+
+        write_atomically(message.out, write)
+        return Answered(duration_s=time.perf_counter() - started_s)
+
+    def warm_up(self, message: WarmUp) -> WarmedUp:
+        rows = self._rows[: _TIMED_BATCHES * self._batch_size]
+        self._batches = list(self._batches_of(rows))
+        started_s = time.perf_counter()
+        calls, first_call_s = 0, 0.0
+        while calls < message.calls or time.perf_counter() - started_s < message.duration_s:
+            self._call(self._batches[calls % len(self._batches)])
+            calls += 1
+            if calls == 1:
+                first_call_s = time.perf_counter() - started_s
+        return WarmedUp(calls=calls, duration_s=time.perf_counter() - started_s, first_call_s=first_call_s)
+
+    def block(self, message: Block) -> Timed:
+        """Time calls on the host's monotonic clock; the same four verbs and the same clock for every runtime."""
+        cpu_started_s = time.process_time()
+        backend, batches, clock = self._backend, self._batches, time.perf_counter
+        for index in range(message.settle_calls):
+            self._call(batches[index % len(batches)])
+        compute_s, end_to_end_s = [0.0] * message.calls, [0.0] * message.calls
+        gc.collect()
+        gc.disable()
+        try:
+            for index in range(message.calls):
+                images_bchw = batches[index % len(batches)]
+                started_s = clock()
+                backend.bind(images_bchw)
+                bound_s = clock()
+                backend.step()
+                backend.sync()
+                computed_s = clock()
+                backend.fetch()
+                end_to_end_s[index] = clock() - started_s
+                compute_s[index] = computed_s - bound_s
+        finally:
+            gc.enable()
+        return Timed(compute_s=compute_s, end_to_end_s=end_to_end_s, cpu_s=time.process_time() - cpu_started_s)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def _reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | None, str]:
+    kind = request["do"]
+    if kind == "load":
+        worker = Worker(Load.model_validate(request))
+        return worker, worker.loaded().model_dump_json()
+    assert worker is not None, "the first request is always `load`"
+    if kind == "answer":
+        return worker, worker.answer(Answer.model_validate(request)).model_dump_json()
+    if kind == "warm up":
+        return worker, worker.warm_up(WarmUp.model_validate(request)).model_dump_json()
+    return worker, worker.block(Block.model_validate(request)).model_dump_json()
+
+
+def main() -> None:
+    """Serve requests until stdin closes; a HarnessError is a reply, anything else ends the process."""
+    # Ctrl-C reaches the whole process group; the coordinator decides what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
+        os.dup2(2, 1)
+        worker: Worker | None = None
+        for line in sys.stdin:
+            try:
+                worker, reply = _reply_to(json.loads(line), worker)
+            except HarnessError as error:
+                reply = json.dumps({"failed": Failed(message=error.message, hint=error.hint).model_dump()})
+            replies.write(reply + "\n")
+            replies.flush()
+        if worker is not None:
+            worker.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The coordinator's end of a worker: start, ask, wait no longer than a limit, and say in words how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from bench.messages import Failed
+from harness.core.errors import BackendError
+
+# Far above what any request takes here; a runtime that hangs must not take the night.
+_LIMIT_S = 900.0
+_CLOSING_LIMIT_S = 10.0
+Reply = TypeVar("Reply", bound=BaseModel)
+
+
+class WorkerProcess:
+    """A running worker; its messages and everything its runtime prints go to `log`."""
+
+    def __init__(self, log: Path, *, limit_s: float = _LIMIT_S) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_path = log
+        self._limit_s = limit_s
+        self._log = log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        self._pending = b""
+
+    def ask(self, message: BaseModel, reply: type[Reply]) -> Reply:
+        """Send a request and return its reply; raise BackendError where the worker fails, dies or hangs."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(message.model_dump_json().encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._death() from error
+        content = json.loads(self._line())
+        if "failed" in content:
+            failed = Failed.model_validate(content["failed"])
+            raise BackendError(failed.message, hint=failed.hint)
+        return reply.model_validate(content)
+
+    def _line(self) -> bytes:
+        stream = self._process.stdout
+        assert stream is not None
+        deadline_s = time.monotonic() + self._limit_s
+        while b"\n" not in self._pending:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not select.select([stream], [], [], left_s)[0]:
+                self._process.kill()
+                raise BackendError(
+                    f"The worker gave no answer within {self._limit_s:.0f} s and was killed.",
+                    hint=f"Its log is {self._log_path}.",
+                )
+            chunk = stream.read1(1 << 16)  # type: ignore[attr-defined]  # Popen's pipe is buffered
+            if not chunk:
+                raise self._death()
+            self._pending += chunk
+        line, self._pending = self._pending.split(b"\n", 1)
+        return line
+
+    def _death(self) -> BackendError:
+        """Say how the process ended: by which signal, or with which last words."""
+        code = self._process.wait()
+        self._log.flush()
+        lines = self._log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        killed = " (perhaps for want of memory)" if code == -signal.SIGKILL else ""
+        last = f": {lines[-1]}" if lines else ""
+        return BackendError(f"The worker ended with {how}{killed}{last}", hint=f"Its log is {self._log_path}.")
+
+    def close(self) -> None:
+        """End the worker; never raises, for it is called while other errors are on their way."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # It may be dead already.
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=_CLOSING_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._process.kill()
+        self.close()

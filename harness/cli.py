@@ -1,0 +1,304 @@
+"""The front door: parse, call one stage, say where the result went. No logic.
+
+Stages are imported inside the commands: `harness --help` loads neither NumPy nor torch nor any stage.
+Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict or comparison failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.core.errors import HarnessError
+
+_EXIT_VERDICT_FAILED = 3
+_EXIT_INTERRUPTED = 130
+_EPILOG = "Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict failed, 130 interrupted."
+
+_path = click.Path(path_type=Path)
+runs_option = click.option(
+    "--runs", "runs_folder", type=_path, default="runs", show_default=True, help="Folder of the runs."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="harness")
+def cli() -> None:
+    """Train chest X-ray classifiers, export them to ONNX and TensorRT, prove that the converted model still gives
+    the same answers on the test split, and only then time it. Not for clinical use."""
+
+
+def main() -> None:
+    """Run the command line; the one place where errors become words and exit codes."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except HarnessError as error:
+        click.echo(f"Error: {error.message}\nHint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(
+            "\nInterrupted. Everything finished so far is kept; the same command goes on from there.",
+            err=True,
+        )
+        sys.exit(_EXIT_INTERRUPTED)
+
+
+@cli.group(epilog=_EPILOG)
+def data() -> None:
+    """Make data sets: films or phantoms -> a manifest with grouped splits."""
+
+
+@data.command("prepare", epilog="Example: harness data prepare films data/dataset2 --dataset 2")
+@click.argument("source", type=_path)
+@click.argument("out", type=_path)
+@click.option("--dataset", type=click.Choice(["1", "2"]), help="Map class folders to the study's data set.")
+@click.option("--split", "split", metavar="A/B/C", help="train/validation/test fractions.  [default: 0.7/0.1/0.2]")
+@click.option("--seed", default=0, show_default=True, help="Decides which group goes to which split.")
+@click.option("--group-regex", metavar="REGEX", help="Patient = first group of REGEX in the file name.")
+@click.option("--groups", "group_table", type=_path, metavar="CSV", help="Patients from a table: file,group.")
+@click.option("--copy", "placement", flag_value="copy", help="Copy the films to OUT/split/class.")
+@click.option("--link", "placement", flag_value="link", help="Hard-link the films to OUT/split/class.")
+@json_option
+def data_prepare(
+    source: Path,
+    out: Path,
+    dataset: str | None,
+    split: str | None,
+    seed: int,
+    group_regex: str | None,
+    group_table: Path | None,
+    placement: str | None,
+    as_json: bool,
+) -> None:
+    """Make a data set in OUT from the films in SOURCE.
+
+    SOURCE holds one folder per class, or train/, validation/ and test/ that do (test may be flat: unlabelled).
+    Films of one patient stay in one split; patients are told from file names unless you say otherwise.
+    """
+    from harness.console import console_progress
+    from harness.core.cases import DATASETS
+    from harness.data.grouping import grouping_from_options
+    from harness.data.prepare import PrepareRequest, prepare
+    from harness.data.splitting import fractions_from_text
+
+    result = prepare(
+        PrepareRequest(
+            source=source,
+            out=out,
+            dataset=DATASETS[int(dataset)] if dataset else None,
+            fractions=fractions_from_text(split) if split else None,
+            seed=seed,
+            group_of=grouping_from_options(group_regex, group_table),
+            placement=placement or "reference",  # type: ignore[arg-type]  # click gives one of its flag values
+        ),
+        console_progress(),
+    )
+    _show_prepared(result, as_json)
+
+
+def _show_prepared(result: Any, as_json: bool) -> None:
+    from harness.console import print_table
+    from harness.data.prepare import counts_by_split
+
+    manifest, counts = result.manifest, counts_by_split(result.manifest)
+    if as_json:
+        summary = {"manifest": str(manifest.path), "groups": result.group_count, "counts": counts}
+        click.echo(json.dumps(summary | {"fingerprint": manifest.fingerprint, "notes": result.notes}))
+        return
+    names = sorted({name for split in counts.values() for name in split})
+    rows = [[split, *(str(found.get(name, 0)) for name in names)] for split, found in counts.items()]
+    print_table(f"{manifest.path.parent}: films by split and class", ["split", *names], rows)
+    how = "split as the source has it" if result.split_by_source else "split by group"
+    click.echo(f"{len(manifest.rows)} films in {result.group_count} groups (patients), {how}.")
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"Manifest: {manifest.path}")
+
+
+@data.command("demo", epilog="Example: harness data demo demo/data")
+@click.argument("out", type=_path)
+@click.option("--images-per-class", default=300, show_default=True, help="Phantoms of each of the three classes.")
+@click.option("--seed", default=0, show_default=True, help="Decides what is drawn.")
+@json_option
+def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> None:
+    """Draw synthetic chest phantoms into OUT/phantoms and make both data sets of them in OUT."""
+    from harness.console import console_progress
+    from harness.data.demo import demo_datasets
+
+    for result in demo_datasets(out, images_per_class=images_per_class, seed=seed, progress=console_progress()):
+        _show_prepared(result, as_json)
+    if not as_json:
+        click.echo("These are SYNTHETIC PHANTOMS: nothing measured on them says anything about films.")
+
+
+@cli.command(epilog="Example: harness train d2-resnet18-focal --data data/dataset2 --weights random")
+@click.argument("cases", nargs=-1, required=True, metavar="CASE...|all|dataset1|dataset2")
+@click.option(
+    "--data",
+    "data_folder",
+    type=_path,
+    default="data",
+    show_default=True,
+    help="Data set, or folder of both.",
+)
+@runs_option
+@click.option("--name", help="Name of the run's directory.  [default: the case]")
+@click.option("--recipe", type=click.Choice(["published", "quick"]), default="published", show_default=True)
+@click.option("--loss", type=click.Choice(["ce", "focal"]), help="Instead of the case's own loss.")
+@click.option("--label-mode", type=click.Choice(["multiclass", "multilabel"]), default="multiclass", show_default=True)
+@click.option("--weights", default="imagenet", show_default=True, help="imagenet, random, or a file for the trunk.")
+@click.option("--seed", default=0, show_default=True, help="Decides new weights, order and augmentation.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
+@click.option("--force", is_flag=True, help="Delete an existing run of that name and train again.")
+@json_option
+def train(cases: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Train cases; an unfinished run goes on where it stopped, a finished one is left alone.
+
+    A run stores its weights, metrics and reference answers in RUNS/NAME. `all` goes on when a case fails.
+    """
+    from harness.console import console_progress, print_table
+    from harness.core.cases import cases_from_names
+    from train.many import requests_for_cases, train_many
+
+    outcomes = train_many(requests_for_cases(cases_from_names(cases), **options), console_progress())
+    if as_json:
+        click.echo(json.dumps([outcome.summary() for outcome in outcomes]))
+    else:
+        if len(outcomes) == 1 and outcomes[0].text:
+            click.echo(outcomes[0].text)
+        columns = ["run", "status", "accuracy", "macro-F1", "study", "initial weights", "note"]
+        print_table("Training (test split)", columns, [outcome.row() for outcome in outcomes])
+    _exit_on_failures(outcomes)
+
+
+def _exit_on_failures(outcomes: Any) -> None:
+    """Print every failed row's error and hint; exit with the gravest code."""
+    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+    for error in failed:
+        click.echo(f"Error: {error.message}\nHint: {error.hint}", err=True)
+    if failed:
+        raise click.exceptions.Exit(max(error.exit_code for error in failed))
+
+
+@cli.command(epilog="Example: harness export --trt")
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
+@runs_option
+@click.option("--trt", is_flag=True, help="Build a TensorRT engine from each ONNX file.")
+@click.option(
+    "--flavour",
+    type=click.Choice(["auto", "tensorrt", "rtx"]),
+    default="auto",
+    show_default=True,
+    help="auto: TensorRT where a GPU and its libraries are, else TensorRT-RTX.",
+)
+@click.option("--max-batch", default=32, show_default=True, type=click.IntRange(min=1), help="Engine's largest batch.")
+@click.option("--force", is_flag=True, help="Redo what is up to date.")
+@json_option
+def export(
+    runs: tuple[str, ...],
+    runs_folder: Path,
+    trt: bool,
+    flavour: str,
+    max_batch: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert runs (default: all) to ONNX, and with --trt to TensorRT engines.
+
+    Also makes what `bench` needs: the evaluation set and the golden answers. What is up to date is left alone.
+    """
+    from export.many import ExportRequest, export_many
+    from harness.console import console_progress, print_table
+    from harness.core.runs import runs_from_names
+
+    request = ExportRequest(engine=trt, flavour=flavour, max_batch_size=max_batch, force=force)  # type: ignore[arg-type]
+    outcomes = export_many(runs_from_names(runs_folder, runs), request, console_progress())
+    if as_json:
+        click.echo(json.dumps([outcome.summary() for outcome in outcomes]))
+    else:
+        columns = ["run", "artifact", "status", "size", "seconds", "note"]
+        print_table("Export", columns, [row for outcome in outcomes for row in outcome.rows()])
+    _exit_on_failures(outcomes)
+
+
+@cli.command(epilog="Example: harness bench d2-resnet18-ce --backend onnxruntime --batch 1")
+@click.argument("runs", nargs=-1, metavar="[RUN...]")
+@runs_option
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["pytorch", "onnxruntime", "openvino", "tensorrt"]),
+    help="May be repeated.  [default: all that this machine has]",
+)
+@click.option(
+    "--batch",
+    "batch_sizes",
+    multiple=True,
+    type=click.IntRange(min=1),
+    help="May be repeated.  [default: 1 and 8]",
+)
+@click.option("--threads", default=0, show_default=True, type=click.IntRange(min=0), help="0: one per core.")
+@click.option(
+    "--margin",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0, max=100, min_open=True),
+    help="Largest loss of accuracy to accept, in percentage points. Set it before you look.",
+)
+@click.option("--require-pass", is_flag=True, help="Exit with 3 unless every verdict is PASS.")
+@click.option("--quick", is_flag=True, help="Fewer timed calls; marked so in every report.")
+@json_option
+def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass: bool, **options: Any) -> None:
+    """Prove parity on the test split, then time what did not fail.
+
+    Every artifact is compared with the golden answers of its own checkpoint, on the very loaded model that is
+    timed. Exit code 3 where a verdict is FAIL.
+    """
+    from bench.many import BenchRequest, bench_many
+    from harness.console import console_progress, print_table
+    from harness.core.runs import runs_from_names
+
+    outcome = bench_many(runs_from_names(runs_folder, runs), BenchRequest.from_options(**options), console_progress())
+    if as_json:
+        click.echo(outcome.json_text())
+    else:
+        print_table("Bench (test split)", outcome.columns(), outcome.rows())
+        for line in outcome.reasons():
+            click.echo(line)
+    _exit_on_failures(outcome.failures)
+    if outcome.verdict_failed(require_pass=require_pass):
+        raise click.exceptions.Exit(_EXIT_VERDICT_FAILED)
+
+
+@cli.command(epilog="Example: harness report --runs demo/runs")
+@runs_option
+@json_option
+def report(runs_folder: Path, as_json: bool) -> None:
+    """Write RUNS/report: report.md, report.json and report.csv from everything measured so far."""
+    from bench.report import write_report
+    from harness.core.runs import runs_from_names
+
+    paths = write_report(runs_folder, runs_from_names(runs_folder, ()))
+    if as_json:
+        click.echo(json.dumps({path.suffix[1:]: str(path) for path in paths}))
+    else:
+        for path in paths:
+            click.echo(str(path))
+
+
+if __name__ == "__main__":
+    main()

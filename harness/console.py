@@ -1,0 +1,113 @@
+"""How the command line talks: results on stdout, the rest on stderr; bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.core.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+# A log file wants to know that work goes on, not every step of it.
+_PLAIN_INTERVAL_S = 15.0
+
+
+def console_progress() -> Progress:
+    """Return bars where stderr is a terminal, else lines."""
+    return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+class _LineTask:
+    def __init__(self, description: str, total: int | None) -> None:
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._started_s = self._said_s = time.monotonic()
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self._done += amount
+        now_s = time.monotonic()
+        if now_s - self._said_s >= _PLAIN_INTERVAL_S:
+            self._said_s = now_s
+            self._say(note)
+
+    def _say(self, note: str) -> None:
+        elapsed_s = time.monotonic() - self._started_s
+        left = ""
+        if self._total and 0 < self._done <= self._total:
+            left = f", about {elapsed_s / self._done * (self._total - self._done):.0f} s left"
+        of_total = f"/{self._total}" if self._total else ""
+        click.echo(f"{self._description}: {self._done}{of_total}{left} {note}".rstrip(), err=True)
+
+    def finish(self) -> None:
+        elapsed_s = time.monotonic() - self._started_s
+        if elapsed_s >= 1.0:
+            click.echo(f"{self._description}: done in {elapsed_s:.1f} s", err=True)
+
+
+class _Lines:
+    @contextmanager
+    def task(self, description: str, *, total: int | None) -> Iterator[Task]:
+        task = _LineTask(description, total)
+        yield task
+        task.finish()
+
+    def say(self, message: str) -> None:
+        click.echo(message, err=True)
+
+
+class _BarTask:
+    def __init__(self, bars: RichProgress, identifier: TaskID) -> None:
+        self._bars = bars
+        self._identifier = identifier
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self._bars.update(self._identifier, advance=amount, note=note)
+
+
+class _Bars:
+    def task(self, description: str, *, total: int | None) -> AbstractContextManager[Task]:
+        return self._task(description, total)
+
+    @contextmanager
+    def _task(self, description: str, total: int | None) -> Iterator[Task]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            yield _BarTask(bars, bars.add_task(description, total=total, note=""))
+
+    def say(self, message: str) -> None:
+        click.echo(message, err=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout; on a terminal with rich, else with plain padding that survives a log file."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, title=title)
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+        return
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    click.echo(title)
+    for row in (columns, ["-" * width for width in widths], *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,130 @@
+"""Files that are either whole or absent, and hashes that are read once.
+
+Every artifact is written beside its final place, flushed to the disk and renamed: a crash, a full disk or Ctrl-C
+leaves the previous file or none, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.core.errors import ArtifactError
+
+_CHUNK_BYTES = 1 << 20
+# A 770 MB engine is hashed once per command: what was read is remembered by what a change of the file would change.
+_known_sha256: dict[Path, tuple[tuple[int, int, int], str]] = {}
+
+
+def sha256_from_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, remembered by size, modification time and inode."""
+    path = path.resolve()
+    status = path.stat()
+    key = (status.st_size, status.st_mtime_ns, status.st_ino)
+    known = _known_sha256.get(path)
+    if known is not None and known[0] == key:
+        return known[1]
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    _known_sha256[path] = (key, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def sha256_from_text(text: str) -> str:
+    """Return the hexadecimal SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], *, durable: bool = True) -> None:
+    """Let `write` fill a temporary file in the folder of `path`, then rename it into place.
+
+    Without `durable` the file survives a killed process but perhaps not a power cut: for states that the next one
+    replaces, where waiting for the disk would cost more than an epoch. Readers check the hash in either case.
+    Raises ArtifactError where the disk is full or the folder cannot be written; `path` then holds what it held.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # safetensors creates its files for the owner only.
+        if durable:
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise _writing_failed(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether a failed write, however a library wrapped it, ended for want of space.
+
+    Native writers (safetensors, protobuf) turn the error number into words, so the words are read too.
+    """
+    number = getattr(error, "errno", None)
+    return number in {errno.ENOSPC, errno.EDQUOT} or "no space left" in str(error).lower()
+
+
+def _writing_failed(path: Path, error: OSError) -> ArtifactError:
+    if is_disk_full(error):
+        return ArtifactError(
+            f"The disk is full: {path} was not written; what was there before is intact.",
+            hint=f"Free space under {path.parent} and run the same command again; finished work is kept.",
+        )
+    return ArtifactError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        hint="Check that the folder exists, belongs to you and is not read-only.",
+    )
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete temporary files of this very file that a killed process left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        process_id = leftover.name.split(".")[-2]
+        if process_id.isdigit() and not _is_alive(int(process_id)):
+            leftover.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must reach the disk, or a power cut could bring the old name back.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""A run is one training of one case: a directory, and in it `run.json` with the run's identity.
+
+What identifies a run is everything that decides its weights. A directory with another identity is never reused,
+so two experiments cannot mix their files under one name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from harness.core.cases import LabelMode, Loss
+from harness.core.contract import Contract
+from harness.core.errors import RunError, UsageError
+from harness.core.files import write_text_atomically
+
+
+class RunIdentity(BaseModel):
+    """Everything that decides a run's weights; `data` is the manifest's fingerprint, `weights` names a source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    data: str
+    recipe: dict[str, JsonValue]
+    loss: Loss
+    label_mode: LabelMode
+    seed: int
+    weights: str
+
+    def differences(self, other: RunIdentity) -> list[str]:
+        """Return in words what differs between two identities, empty where they are equal."""
+        ours, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return [
+            f"{key}: {ours.get(key)} here, {theirs.get(key)} asked for"
+            for key in sorted(ours | theirs)
+            if ours.get(key) != theirs.get(key)
+        ]
+
+
+def _flat(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    flat: dict[str, JsonValue] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{key} {inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+class RunRecord(BaseModel):
+    """The content of run.json. `one_of_the_eight` is false where an option departs from the study's case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    identity: RunIdentity
+    contract: Contract
+    manifest: str
+    status: Literal["training", "complete"]
+    one_of_the_eight: bool
+    created: str
+    machine: dict[str, JsonValue]
+
+
+class RunDirectory:
+    """The paths inside one run's directory; creating the object touches nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = folder.name
+        self.record_path = folder / "run.json"
+        self.checkpoint = folder / "checkpoint.safetensors"
+        self.resume_folder = folder / "last"
+        self.metrics = folder / "metrics.csv"
+        self.evaluation = folder / "evaluation.json"
+        self.golden = folder / "golden.npz"
+        self.export_folder = folder / "export"
+        self.bench_folder = folder / "bench"
+
+    @property
+    def evaluation_sets(self) -> Path:
+        """Where the evaluation sets shared by all runs of this directory lie."""
+        return self.folder.parent / "evaluation-sets"
+
+    def read_record(self) -> RunRecord:
+        """Read run.json; raise RunError where it is missing or malformed."""
+        hint = f"`harness train` makes runs; delete {self.folder} if it is a leftover."
+        try:
+            return RunRecord.model_validate_json(self.record_path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"{self.folder} is not a run: it has no run.json.", hint=hint) from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.record_path} is not readable: {error}", hint=hint) from error
+
+    def write_record(self, record: RunRecord) -> None:
+        write_text_atomically(self.record_path, record.model_dump_json(indent=2) + "\n")
+
+    def finished_record(self) -> RunRecord:
+        """Read run.json of a run whose training is complete; raise RunError where it is not."""
+        record = self.read_record()
+        if record.status != "complete":
+            raise RunError(
+                f"The run {self.name} has not finished training.",
+                hint=f"Run `harness train {record.identity.case}` with the options of before: it goes on from its "
+                "last finished epoch.",
+            )
+        return record
+
+
+def runs_from_names(runs_folder: Path, names: tuple[str, ...]) -> list[RunDirectory]:
+    """Return the runs named, or every run in the folder where none is; raise UsageError where there is none."""
+    found = {path.parent.name: RunDirectory(path.parent) for path in sorted(runs_folder.glob("*/run.json"))}
+    missing = [name for name in names if name not in found]
+    if missing or not found:
+        what = f"There is no run named {', '.join(missing)}" if missing else "There are no runs"
+        known = f"The runs there are: {', '.join(found)}." if found else "`harness train all` makes the eight."
+        raise UsageError(f"{what} in {runs_folder}.", hint=known)
+    return [found[name] for name in dict.fromkeys(names)] if names else list(found.values())

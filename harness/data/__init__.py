@@ -1,0 +1,1 @@
+"""Images in: phantoms, folders -> manifest, decoding, the one preprocessing, evaluation sets."""

@@ -1,0 +1,237 @@
+"""Folders -> manifest: every film read whole, grouped by patient, split, and checked for leaks.
+
+Nothing is left to fail during training: unreadable films, contradictory labels and duplicates across splits are
+reported here, all at once and by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from harness.core.cases import DatasetKind
+from harness.core.errors import DataError, UsageError
+from harness.core.files import sha256_from_file, write_atomically
+from harness.core.progress import Progress
+from harness.data.decoding import decoded_film, each_film, unreadable_films
+from harness.data.folders import FoundFilms, films_in_folder
+from harness.data.grouping import GroupOf
+from harness.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, write_manifest
+from harness.data.splitting import SPLITS, assigned_splits
+
+# Left by the phantom generator in its output; whatever is prepared from there says so on its face.
+SYNTHETIC_MARK = "SYNTHETIC-PHANTOMS"
+Placement = Literal["reference", "copy", "link"]
+_DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareRequest:
+    """What `harness data prepare` was asked for. `fractions` None means the default, or the source's own split."""
+
+    source: Path
+    out: Path
+    dataset: DatasetKind | None
+    fractions: tuple[float, float, float] | None
+    seed: int
+    group_of: GroupOf
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareResult:
+    """What came out, and what a person should know of it."""
+
+    manifest: Manifest
+    group_count: int
+    split_by_source: bool
+    notes: tuple[str, ...]
+
+
+def prepare(request: PrepareRequest, progress: Progress) -> PrepareResult:
+    """Make a manifest of a source folder; raise DataError or UsageError, before anything is written, otherwise."""
+    found = films_in_folder(request.source, request.dataset)
+    if found.is_split and request.fractions is not None:
+        raise UsageError(
+            f"{request.source} is already split, so --split does not apply.",
+            hint="Leave --split out to take the split as it is, or give a folder of class folders.",
+        )
+    rows = _rows_from_films(found, request, progress)
+    _refuse_contradictions(rows)
+    if found.is_split:
+        _refuse_leaks(rows)
+    else:
+        rows = _split_rows(rows, request)
+    synthetic = any((folder / SYNTHETIC_MARK).is_file() for folder in (request.source, request.source.parent))
+    root = request.source.resolve()
+    if request.placement != "reference":
+        rows = _placed_rows(rows, root, request, progress)
+        root = request.out
+    manifest = Manifest(
+        path=request.out / MANIFEST_NAME,
+        root=root,
+        class_names=found.class_names,
+        synthetic=synthetic,
+        rows=tuple(sorted(rows, key=lambda row: row.order)),
+    )
+    write_manifest(manifest)
+    return PrepareResult(
+        manifest=manifest,
+        group_count=len({row.group for row in rows}),
+        split_by_source=found.is_split,
+        notes=_notes(found, rows),
+    )
+
+
+def _rows_from_films(found: FoundFilms, request: PrepareRequest, progress: Progress) -> list[ManifestRow]:
+    source = request.source
+
+    def properties(path: Path) -> tuple[str, int, int, str]:
+        decoded_film(path)
+        with Image.open(path) as image:
+            return sha256_from_file(path), image.width, image.height, image.mode
+
+    read = each_film(
+        (film.path for film in found.films), properties, progress=progress, description="Reading films"
+    )
+    failures, groups = [], []
+    for film in found.films:
+        try:
+            groups.append(request.group_of(film.path.relative_to(source)))
+        except DataError as error:
+            failures.append(error.message)
+    if failures:
+        raise unreadable_films(failures, total=len(found.films))
+    return [
+        ManifestRow(
+            path=film.path.relative_to(source).as_posix(),
+            class_name=film.class_name,
+            split=film.split or "train",
+            group=group,
+            sha256=sha256,
+            width=width,
+            height=height,
+            mode=mode,
+        )
+        for film, group, (sha256, width, height, mode) in zip(found.films, groups, read, strict=True)
+    ]
+
+
+def _refuse_contradictions(rows: list[ManifestRow]) -> None:
+    """Identical bytes with two labels: one of them is wrong, and no split can be right."""
+    by_hash = defaultdict(list)
+    for row in rows:
+        by_hash[row.sha256].append(row)
+    odd = [same for same in by_hash.values() if len({row.class_name for row in same} - {""}) > 1]
+    if odd:
+        named = "\n  ".join(" = ".join(row.path for row in same) for same in odd[:20])
+        raise DataError(
+            f"{len(odd)} films lie in two classes at once:\n  {named}", hint="Remove the wrong copies."
+        )
+
+
+def _refuse_leaks(rows: list[ManifestRow]) -> None:
+    by_hash = defaultdict(list)
+    for row in rows:
+        by_hash[row.sha256].append(row)
+    leaks = [same for same in by_hash.values() if len({row.split for row in same}) > 1]
+    if leaks:
+        named = "\n  ".join(" = ".join(row.path for row in same) for same in leaks[:20])
+        raise DataError(
+            f"{len(leaks)} films lie in two splits at once, so the test would not be one:\n  {named}",
+            hint="Remove the copies from all splits but one.",
+        )
+
+
+def _split_rows(rows: list[ManifestRow], request: PrepareRequest) -> list[ManifestRow]:
+    """Split by group; films with identical bytes count as one group, whatever they are called."""
+    merged: dict[str, str] = {}
+
+    def representative(name: str) -> str:
+        while merged.get(name, name) != name:
+            name = merged[name]
+        return name
+
+    first_group: dict[str, str] = {}
+    for row in rows:
+        ours, theirs = representative(row.group), representative(first_group.setdefault(row.sha256, row.group))
+        merged[max(ours, theirs)] = min(ours, theirs)
+    groups = [representative(row.group) for row in rows]
+    splits = assigned_splits(
+        [row.class_name for row in rows],
+        groups,
+        fractions=request.fractions or _DEFAULT_FRACTIONS,
+        seed=request.seed,
+    )
+    return [
+        replace(row, split=split, group=group) for row, split, group in zip(rows, splits, groups, strict=True)
+    ]
+
+
+def _placed_rows(
+    rows: list[ManifestRow], root: Path, request: PrepareRequest, progress: Progress
+) -> list[ManifestRow]:
+    """Copy or hard-link every film to OUT/split/class/, a clash of names solved by the file's hash."""
+    placed, taken = [], set[str]()
+    with progress.task("Placing films", total=len(rows)) as task:
+        for row in rows:
+            name = Path(row.path).name
+            target = "/".join(part for part in (row.split, row.class_name, name) if part)
+            if target in taken:
+                target = target.replace(name, f"{Path(name).stem}-{row.sha256[:8]}{Path(name).suffix}")
+            taken.add(target)
+            _place(root / row.path, request.out / target, request.placement)
+            placed.append(replace(row, path=target))
+            task.advance()
+    return placed
+
+
+def _place(source: Path, target: Path, placement: Placement) -> None:
+    if target.exists() and sha256_from_file(target) == sha256_from_file(source):
+        return
+
+    def write(temporary: Path) -> None:
+        if placement == "link":
+            os.link(source, temporary)
+        else:
+            shutil.copyfile(source, temporary)
+
+    write_atomically(target, write)
+
+
+def _notes(found: FoundFilms, rows: list[ManifestRow]) -> tuple[str, ...]:
+    notes = []
+    if found.ignored:
+        shown = ", ".join(path.name for path in found.ignored[:5])
+        notes.append(f"{len(found.ignored)} files are no films in a class folder and were passed over: {shown}")
+    copies = len(rows) - len({row.sha256 for row in rows})
+    if copies:
+        notes.append(f"{copies} films are exact copies of another in the same split.")
+    crossing = _groups_across_splits(rows)
+    if crossing:
+        notes.append(
+            f"{crossing} groups have films in more than one split of the source (same patient, by file name): "
+            "its test figures flatter."
+        )
+    return tuple(notes)
+
+
+def _groups_across_splits(rows: list[ManifestRow]) -> int:
+    splits = defaultdict(set)
+    for row in rows:
+        splits[row.group].add(row.split)
+    return sum(len(found) > 1 for found in splits.values())
+
+
+def counts_by_split(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Return the number of films per split and class; unlabelled films count under `(none)`."""
+    counts = Counter((row.split, row.class_name or "(none)") for row in manifest.rows)
+    return {
+        split: {name: n for (where, name), n in sorted(counts.items()) if where == split} for split in SPLITS
+    }
