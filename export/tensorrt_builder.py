@@ -10,20 +10,17 @@ parse False, a wrong profile a line in the log. Here each becomes an ExportError
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from export.tensorrt_progress import BuildWatch, builder_monitor, interrupts_kept
 from harness.core.errors import ArtifactError, BackendError, ExportError, UsageError
-from harness.core.progress import Progress, Task
+from harness.core.progress import Progress
 from harness.core.rtx_header import HEADER_BYTES, rtx_header
 from harness.core.tensorrt_flavour import Flavour, gpu_driver_present, imported_flavour
 
@@ -96,11 +93,11 @@ def engine_from_onnx(
     shapes = [(size, _CHANNELS, image_px, image_px) for size in (profile.minimum, profile.optimum, profile.maximum)]
     started_s = time.perf_counter()
     with ExitStack() as tasks:
-        watch = _Watch(progress, tasks)
+        watch = BuildWatch(progress, tasks)
         # Logger and monitor must outlive their users: builder, network and parser die with the inner call.
-        logger, monitor = _logger(trt), _monitor(trt, watch)
+        logger, monitor = _logger(trt), builder_monitor(trt, watch)
         logger.lines.clear()
-        with _interrupts_kept(watch):
+        with interrupts_kept(watch):
             try:
                 plan, tf32 = _plan_from_onnx(trt, onnx_path, input_name, shapes, workspace_bytes, logger, monitor)
             except ExportError as error:
@@ -207,92 +204,6 @@ def _logger(trt: Any) -> Any:
                 self.lines.append(f"{severity.name}: {message}")
 
     return KeptLog()
-
-
-def _monitor(trt: Any, watch: _Watch) -> Any:
-    # The binding decides the signatures of the callbacks, unused arguments included.
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
-            watch.guarded(watch.start, phase_name, num_steps)
-
-        def phase_finish(self, phase_name: str) -> None:
-            watch.guarded(watch.finish, phase_name)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002
-            return watch.guarded(watch.step, phase_name)  # None instead of True would cancel the build.
-
-    return Monitor()
-
-
-class _Watch:
-    """What the callbacks do: the outermost phase is a task, the phases inside it are its notes.
-
-    `stored` is what was raised meanwhile, because the binding prints and drops whatever leaves a callback.
-    """
-
-    def __init__(self, progress: Progress, tasks: ExitStack) -> None:
-        self.stored: BaseException | None = None
-        self._progress = progress
-        self._tasks = tasks
-        self._lock = threading.RLock()  # The builder may call from threads of its own.
-        self._phase: str | None = None
-        self._task: Task | None = None
-        self._steps_left = 0
-
-    def guarded(self, action: Callable[..., None], *arguments: Any) -> bool:
-        """Run `action` and tell whether the build shall go on."""
-        with self._lock:
-            if self.stored is None:
-                try:
-                    action(*arguments)
-                except BaseException as error:  # noqa: BLE001  # Raised again after the build, Ctrl-C included.
-                    self.stored = error
-            return self.stored is None
-
-    def start(self, phase: str, steps: int) -> None:
-        if self._task is not None:
-            self._task.advance(0, note=phase)
-            return
-        self._phase, self._steps_left = phase, steps
-        self._task = self._tasks.enter_context(self._progress.task(phase, total=steps))
-
-    def step(self, phase: str) -> None:
-        if self._task is not None and phase == self._phase:
-            self._steps_left -= 1
-            self._task.advance()
-
-    def finish(self, phase: str) -> None:
-        if self._task is None or phase != self._phase:
-            return
-        if self._steps_left > 0:  # Observed: the last step of a phase is not always announced.
-            self._task.advance(self._steps_left)
-        self._task = self._phase = None
-        self._tasks.close()
-
-
-@contextmanager
-def _interrupts_kept(watch: _Watch) -> Iterator[None]:
-    """Keep Ctrl-C for the monitor to find, instead of raising it.
-
-    Python acts on a signal at the entry of the next callback, before any `try` in it: raised there, the
-    interrupt would be dropped by the binding, and the cancelled build would look like a failed one.
-    """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-
-    def keep(_number: int, _frame: FrameType | None) -> None:
-        watch.stored = KeyboardInterrupt()
-
-    signal.signal(signal.SIGINT, keep)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _words(parser_error: Any) -> str:
