@@ -22,6 +22,7 @@ from bench.trials import (
     Reference,
     available_backends,
     checked_artifact,
+    kept_results,
     metadata_problems,
     reference_of_run,
     trials_of_run,
@@ -47,6 +48,7 @@ class BenchRequest:
     margin: float
     margin_set: str
     plan: Plan
+    force: bool
 
     @staticmethod
     def from_options(
@@ -56,6 +58,7 @@ class BenchRequest:
         threads: int,
         margin: float,
         quick: bool,
+        force: bool,
     ) -> BenchRequest:
         """Resolve the command line's options: none named means all, 0 threads one per core."""
         return BenchRequest(
@@ -66,6 +69,7 @@ class BenchRequest:
             margin=margin / 100,
             margin_set=datetime.now(UTC).isoformat(timespec="seconds"),
             plan=QUICK if quick else FULL,
+            force=force,
         )
 
 
@@ -141,7 +145,13 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
                 hint="Run `harness export` first.",
             )
         for batch_size, group in groupby(trials, key=lambda trial: trial.batch_size):
-            for result in _group_results(reference, list(group), batch_size, unavailable, request, progress):
+            members = list(group)
+            kept = None if request.force else kept_results(reference, members, request.margin, request.plan.quick)
+            if kept is not None:
+                progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
+                outcome.results += kept
+                continue
+            for result in _group_results(reference, members, batch_size, unavailable, request, progress):
                 _keep(run, result)
                 outcome.results.append(result)
                 if result.status == "failed" or (result.status == "unavailable" and request.asked_backends):
@@ -181,6 +191,7 @@ def _group_results(
     common: dict[str, Any] = {
         "margin": request.margin,
         "margin_set": request.margin_set,
+        "quick": request.plan.quick,
         "created": created,
         "machine": machine,
     }
@@ -215,8 +226,7 @@ def _proved(
         candidate.verdict, _ = judged(_evidence(reference, trial, request, tuple(problems), None, ()))
         return None
     folder = reference.run.bench_folder
-    worker = WorkerProcess(folder / f"{trial.identifier}.log")
-    stack.callback(worker.close)
+    worker = stack.enter_context(WorkerProcess(folder / f"{trial.identifier}.log"))
     answers_path = folder / f"{trial.identifier}.answers.npz"
     try:
         candidate.loaded = worker.ask(_load_message(reference, trial), Loaded)

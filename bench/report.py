@@ -15,7 +15,9 @@ from typing import Any
 
 from bench.results import TrialResult, results_from_folder
 from bench.tables import BENCH_COLUMNS, bench_rows, speed_up_of, summary_of
-from harness.core.errors import HarnessError
+from bench.trials import artifact_kind
+from harness.core.artifacts import read_sidecar
+from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
 from harness.core.runs import RunDirectory, RunRecord
 
@@ -44,14 +46,15 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     for run in runs:
         try:
             evaluation = json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.is_file() else {}
-            reports.append(
-                _RunReport(
-                    run=run,
-                    record=run.read_record(),
-                    evaluation=evaluation,
-                    results=_in_order(results_from_folder(run.bench_folder)),
+            results = _in_order(results_from_folder(run.bench_folder))
+            stale = [result.trial.identifier for result in results if _stale(run, result)]
+            if stale:
+                problems.append(
+                    f"{run.name}: left out, for the artifacts have changed since (`harness bench` measures again): "
+                    f"{', '.join(stale)}"
                 )
-            )
+            current = [result for result in results if result.trial.identifier not in stale]
+            reports.append(_RunReport(run=run, record=run.read_record(), evaluation=evaluation, results=current))
         except HarnessError as error:
             problems.append(f"{run.name}: {error.message}")
     folder = runs_folder / "report"
@@ -63,6 +66,17 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [folder / name for name in texts]
+
+
+def _stale(run: RunDirectory, result: TrialResult) -> bool:
+    """Tell whether the artifact is no longer the one that was measured."""
+    if result.artifact_sha256 is None:
+        return False
+    try:
+        sidecar = read_sidecar(run.folder / result.trial.artifact, kind=artifact_kind(result.trial.backend), remedy="")
+    except ArtifactError:
+        return True
+    return sidecar.sha256 != result.artifact_sha256
 
 
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:
@@ -89,8 +103,10 @@ def _markdown(reports: list[_RunReport], problems: list[str]) -> str:
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    head = f"| {' | '.join(columns)} |"
-    return [head, f"|{'---|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return [line(columns), f"|{'---|' * len(columns)}", *map(line, rows)]
 
 
 def _accuracy_lines(reports: list[_RunReport]) -> list[str]:
@@ -126,7 +142,7 @@ def _run_lines(report: _RunReport) -> list[str]:
     lines = [f"### {report.run.name} ({side_px} px)", ""]
     if not report.results:
         return [*lines, "Nothing measured yet: `harness export` and `harness bench`.", ""]
-    if any(result.timing is not None and result.timing.quick for result in report.results):
+    if any(result.timing is not None and result.quick for result in report.results):
         lines += ["Timed with `--quick`: few calls, for orientation only.", ""]
     rows = [row[1:] for row in bench_rows(report.results)]
     lines += [*_table(BENCH_COLUMNS[1:], rows), ""]
@@ -167,7 +183,6 @@ def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, An
         "summary": summary.model_dump() if summary else None,
         "speed_up_over_eager": ratio.model_dump() if ratio else None,
         "contended": result.timing.contended if result.timing else None,
-        "quick": result.timing.quick if result.timing else None,
         "load_s": result.timing.load_s if result.timing else None,
     }
 

@@ -52,7 +52,6 @@ class Timing(_Record):
     warm_up_calls: int
     rounds: list[Round]
     contended: bool
-    quick: bool
 
     def used_rounds(self) -> list[Round]:
         return self.rounds if self.contended else [each for each in self.rounds if each.accepted]
@@ -74,6 +73,7 @@ class TrialResult(_Record):
     artifact_size_bytes: int | None = None
     margin: float
     margin_set: str
+    quick: bool
     description: Description | None = None
     verdict: Verdict | None = None
     parity: Parity | None = None

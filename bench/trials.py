@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
-from bench.results import Trial
+from bench.results import Trial, TrialResult
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, verified_sidecar
 from harness.core.contract import Contract
 from harness.core.errors import ArtifactError
@@ -131,3 +132,27 @@ def metadata_problems(metadata: dict[str, str] | None, contract: Contract) -> li
         for key, value in contract.metadata().items()
         if metadata.get(key) != value
     ]
+
+
+def kept_results(reference: Reference, trials: list[Trial], margin: float, quick: bool) -> list[TrialResult] | None:
+    """Return the records of a group of trials where all are still true; None where the group is to be measured.
+
+    Trials of one batch size are measured together or not at all: their ratios come from common rounds. A record is
+    true while the artifact, the checkpoint, the margin and the kind of measurement are the same.
+    """
+    results = []
+    for trial in trials:
+        path = reference.run.bench_folder / f"{trial.identifier}.json"
+        try:
+            result = TrialResult.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError):
+            return None
+        sidecar, problems = checked_artifact(reference, trial)
+        same = (result.trial, result.margin, result.quick) == (trial, margin, quick)
+        whole = sidecar is not None and not problems and result.status == "measured"
+        available = result.status == "unavailable" and available_backends()[trial.backend] == result.reason
+        if not same or not (available or (whole and sidecar and sidecar.sha256 == result.artifact_sha256)):
+            return None
+        results.append(result)
+    sessions = {result.created for result in results}
+    return results if len(sessions) == 1 else None

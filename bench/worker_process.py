@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -81,6 +81,15 @@ class WorkerProcess:
         killed = " (perhaps for want of memory)" if code == -signal.SIGKILL else ""
         last = f": {lines[-1]}" if lines else ""
         return BackendError(f"The worker ended with {how}{killed}{last}", hint=f"Its log is {self._log_path}.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()  # Ctrl-C must not wait for a batch of VGG-16.
 
     def close(self) -> None:
         """End the worker; never raises, for it is called while other errors are on their way."""

@@ -215,7 +215,10 @@ def _current(path: Path, kind: Kind, parents: dict[str, str], options: dict[str,
         sidecar = verified_sidecar(path, kind=kind, remedy="")
     except ArtifactError:
         return None
-    same_versions = all(metadata.version(name) == version for name, version in sidecar.versions.items())
+    try:
+        same_versions = all(metadata.version(name) == version for name, version in sidecar.versions.items())
+    except metadata.PackageNotFoundError:
+        return None
     same_options = all(sidecar.details.get(name) == value for name, value in options.items())
     return sidecar if sidecar.parents == parents and same_versions and same_options else None
 

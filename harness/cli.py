@@ -48,7 +48,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "\nInterrupted. Everything finished so far is kept; the same command goes on from there.",
+            "\nInterrupted. What was finished is kept; run the same command again to go on.",
             err=True,
         )
         sys.exit(_EXIT_INTERRUPTED)
@@ -261,6 +261,7 @@ def export(
 )
 @click.option("--require-pass", is_flag=True, help="Exit with 3 unless every verdict is PASS.")
 @click.option("--quick", is_flag=True, help="Fewer timed calls; marked so in every report.")
+@click.option("--force", is_flag=True, help="Measure again what is up to date.")
 @json_option
 def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass: bool, **options: Any) -> None:
     """Prove parity on the test split, then time what did not fail.

@@ -87,7 +87,7 @@ def requests_for_cases(
             name=name,
             recipe=recipe_for_case(recipe, case, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size),
             loss=loss,
-            label_mode="multiclass" if len(cases) > 1 and case.dataset == 1 else label_mode,
+            label_mode=label_mode,
             weights=weights,
             seed=seed,
             force=force,

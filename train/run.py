@@ -67,7 +67,7 @@ def train_run(request: TrainRequest, progress: Progress) -> TrainResult:
     manifest = manifest_for_case(request.data_folder, request.case)
     run = RunDirectory(request.runs_folder / (request.name or request.case.name))
     record = _new_record(request, run, manifest)
-    existing = _existing_record(run, record.identity, request.force)
+    existing = None if request.force else _existing_record(run, record.identity)
     if existing is not None and existing.status == "complete" and run.evaluation.is_file():
         evaluation = Evaluation.model_validate_json(run.evaluation.read_text(encoding="utf-8"))
         return TrainResult(run=run, record=existing, evaluation=evaluation, trained=False)
@@ -106,9 +106,7 @@ def _new_record(request: TrainRequest, run: RunDirectory, manifest: Manifest) ->
     )
 
 
-def _existing_record(run: RunDirectory, identity: RunIdentity, force: bool) -> RunRecord | None:
-    if force and run.record_path.is_file():
-        shutil.rmtree(run.folder)
+def _existing_record(run: RunDirectory, identity: RunIdentity) -> RunRecord | None:
     if not run.folder.exists() or not any(run.folder.iterdir()):
         return None
     if not run.record_path.is_file():
@@ -127,11 +125,13 @@ def _trained_run(
     request: TrainRequest, run: RunDirectory, record: RunRecord, manifest: Manifest, progress: Progress
 ) -> TrainResult:
     network = model_from_case(request.case, seed=request.seed)
-    load_trunk(network, request.case, request.weights)
+    provenance = load_trunk(network, request.case, request.weights)
     check_films(manifest)
     evaluation_set = ensured_evaluation_set(run.evaluation_sets, manifest, request.recipe.preprocessing, progress)
     if request.case.trainable == "head":
         freeze_trunk(network, request.case.architecture)
+    if request.force and run.record_path.is_file():
+        shutil.rmtree(run.folder)  # Only now, when weights and data of the new run are known to be good.
     run.write_record(record)
     resume = ResumeFolder(run.resume_folder)
     outcome = train_network(
@@ -148,7 +148,7 @@ def _trained_run(
         on_epoch=lambda history: write_history(run.metrics, history),
     )
     del network  # 770 MB that the golden's own copy needs
-    kept_epoch = _publish_checkpoints(run, resume, record, outcome, request.recipe)
+    kept_epoch = _publish_checkpoints(run, resume, record, outcome, request.recipe, provenance)
     logits_bc = ensured_golden(
         run.golden,
         checkpoint=run.checkpoint,
@@ -172,7 +172,7 @@ def _trained_run(
 
 
 def _publish_checkpoints(
-    run: RunDirectory, resume: ResumeFolder, record: RunRecord, outcome: Outcome, recipe: Recipe
+    run: RunDirectory, resume: ResumeFolder, record: RunRecord, outcome: Outcome, recipe: Recipe, provenance: str
 ) -> int:
     """Link the kept epoch to checkpoint.safetensors and the other of (best, last) beside it; return the former."""
     last_epoch = outcome.history[-1].epoch
@@ -191,7 +191,7 @@ def _publish_checkpoints(
             contract=record.contract,
             details={
                 "epoch": epoch,
-                "initial_weights": record.identity.weights,
+                "initial_weights": provenance,
                 "identity": record.identity.model_dump(mode="json"),
             },
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.core.cases import Architecture, Case
 from harness.core.errors import ArtifactError, DataError
+from harness.core.files import sha256_from_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,9 +91,11 @@ def load_trunk(network: nn.Module, case: Case, weights: str) -> str:
     if weights == "random":
         return "random"
     if weights == "imagenet":
-        state, provenance = _imagenet_state(case.architecture), "imagenet"
+        state = _imagenet_state(case.architecture)
+        provenance = f"torchvision {_IMAGENET_WEIGHTS[case.architecture]}"
     else:
-        state, provenance = state_from_file(Path(weights)), f"file {Path(weights).name}"
+        state = state_from_file(Path(weights))
+        provenance = f"file {Path(weights).name}, sha256 {sha256_from_file(Path(weights))}"
     prefix = HEAD_PREFIX[case.architecture]
     wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(prefix)}
     misfits = [
