@@ -86,7 +86,7 @@ def data_prepare(
     SOURCE holds one folder per class, or train/, validation/ and test/ that do (test may be flat: unlabelled).
     Films of one patient stay in one split; patients are told from file names unless you say otherwise.
     """
-    from harness.console import console_progress
+    from harness.console import console_progress, print_prepared
     from harness.core.cases import DATASETS
     from harness.data.grouping import grouping_from_options
     from harness.data.prepare import PrepareRequest, prepare
@@ -104,26 +104,7 @@ def data_prepare(
         ),
         console_progress(),
     )
-    _show_prepared(result, as_json)
-
-
-def _show_prepared(result: Any, as_json: bool) -> None:
-    from harness.console import print_table
-    from harness.data.prepare import counts_by_split
-
-    manifest, counts = result.manifest, counts_by_split(result.manifest)
-    if as_json:
-        summary = {"manifest": str(manifest.path), "groups": result.group_count, "counts": counts}
-        click.echo(json.dumps(summary | {"fingerprint": manifest.fingerprint, "notes": result.notes}))
-        return
-    names = sorted({name for split in counts.values() for name in split})
-    rows = [[split, *(str(found.get(name, 0)) for name in names)] for split, found in counts.items()]
-    print_table(f"{manifest.path.parent}: films by split and class", ["split", *names], rows)
-    how = "split as the source has it" if result.split_by_source else "split by group"
-    click.echo(f"{len(manifest.rows)} films in {result.group_count} groups (patients), {how}.")
-    for note in result.notes:
-        click.echo(f"Note: {note}")
-    click.echo(f"Manifest: {manifest.path}")
+    print_prepared(result, as_json)
 
 
 @data.command("demo", epilog="Example: harness data demo demo/data")
@@ -133,11 +114,11 @@ def _show_prepared(result: Any, as_json: bool) -> None:
 @json_option
 def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> None:
     """Draw synthetic chest phantoms into OUT/phantoms and make both data sets of them in OUT."""
-    from harness.console import console_progress
+    from harness.console import console_progress, print_prepared
     from harness.data.demo import demo_datasets
 
     for result in demo_datasets(out, images_per_class=images_per_class, seed=seed, progress=console_progress()):
-        _show_prepared(result, as_json)
+        print_prepared(result, as_json)
     if not as_json:
         click.echo("These are SYNTHETIC PHANTOMS: nothing measured on them says anything about films.")
 

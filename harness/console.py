@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from harness.core.progress import Progress, Task
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+    from harness.data.prepare import PrepareResult
 
 # A log file wants to know that work goes on, not every step of it.
 _PLAIN_INTERVAL_S = 15.0
@@ -111,3 +114,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     click.echo(title)
     for row in (columns, ["-" * width for width in widths], *rows):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_prepared(result: PrepareResult, as_json: bool) -> None:
+    """Print what `harness data` made: films by split and class, groups, notes."""
+    from harness.data.prepare import counts_by_split
+
+    manifest, counts = result.manifest, counts_by_split(result.manifest)
+    if as_json:
+        summary = {"manifest": str(manifest.path), "groups": result.group_count, "counts": counts}
+        click.echo(json.dumps(summary | {"fingerprint": manifest.fingerprint, "notes": result.notes}))
+        return
+    names = sorted({name for split in counts.values() for name in split})
+    rows = [[split, *(str(found.get(name, 0)) for name in names)] for split, found in counts.items()]
+    print_table(f"{manifest.path.parent}: films by split and class", ["split", *names], rows)
+    how = "split as the source has it" if result.split_by_source else "split by group"
+    click.echo(f"{len(manifest.rows)} films in {result.group_count} groups (patients), {how}.")
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"Manifest: {manifest.path}")
