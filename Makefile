@@ -52,7 +52,7 @@ demo: setup ## The whole job on synthetic phantoms: data, eight cases, ONNX and 
 	$(HARNESS) data demo $(DEMO)/data
 	$(HARNESS) train all --data $(DEMO)/data --runs $(DEMO)/runs --recipe quick --weights random
 	$(HARNESS) export --runs $(DEMO)/runs --trt
-	$(HARNESS) bench --runs $(DEMO)/runs --quick
+	$(HARNESS) bench --runs $(DEMO)/runs --quick --batch 8
 	$(HARNESS) report --runs $(DEMO)/runs
 	@echo "SYNTHETIC PHANTOMS at 64 px: the report shows the pipeline at work, not what a model knows about films."
 

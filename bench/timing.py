@@ -37,7 +37,7 @@ class Plan:
 
 # /proc/stat counts in hundredths of a second: shorter blocks could not tell 0.15 core from nothing.
 FULL = Plan(rounds=6, calls=12, block_s=0.25, warm_up_calls=40, quick=False)
-QUICK = Plan(rounds=3, calls=12, block_s=0.25, warm_up_calls=5, quick=True)
+QUICK = Plan(rounds=3, calls=4, block_s=0.25, warm_up_calls=5, quick=True, settle_calls=1)
 
 
 @dataclass(kw_only=True)

@@ -109,7 +109,7 @@ def data_prepare(
 
 @data.command("demo", epilog="Example: harness data demo demo/data")
 @click.argument("out", type=_path)
-@click.option("--images-per-class", default=300, show_default=True, help="Phantoms of each of the three classes.")
+@click.option("--images-per-class", default=240, show_default=True, help="Phantoms of each of the three classes.")
 @click.option("--seed", default=0, show_default=True, help="Decides what is drawn.")
 @json_option
 def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> None:

@@ -33,9 +33,9 @@ from train.losses import LossFunction
 from train.recipes import Recipe
 from train.resume import EpochRecord, ResumeFolder
 
-# VGG-16 keeps about 110 MB of activations an image at 224 px. Without batch-norm a batch can be worked off in
-# parts whose gradients add up; ResNet-18's statistics need the whole batch at once, and it is small.
-_IMAGES_AT_ONCE: dict[Architecture, int | None] = {"vgg16": 16, "resnet18": None}
+# VGG-16 keeps about 110 MB of activations an image at 224 px: 16 of these at once is the most. Without batch-norm a
+# batch can be worked off in parts whose gradients add up; ResNet-18's statistics need it whole, and it is small.
+_PIXELS_AT_ONCE: dict[Architecture, int | None] = {"vgg16": 16 * 224 * 224, "resnet18": None}
 _VALIDATION_BATCH_SIZE = 16
 
 
@@ -73,6 +73,7 @@ def train_network(
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
+        fused=True,  # One pass over 193 M parameters instead of three.
     )
     state = training.resume.load(network, optimiser)
     history = state.history if state else ()
@@ -136,7 +137,8 @@ def _learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 def _train_step(training: Training, optimiser: optim.SGD, images_bchw: Tensor, labels_b: Tensor, task: Task) -> float:
     """Take one step and return the batch's mean loss; parts of a batch weigh by their number of images."""
-    at_once = _IMAGES_AT_ONCE[training.case.architecture] or len(labels_b)
+    pixels_at_once = _PIXELS_AT_ONCE[training.case.architecture]
+    at_once = max(1, pixels_at_once // training.recipe.crop_px**2) if pixels_at_once else len(labels_b)
     optimiser.zero_grad(set_to_none=True)
     total = 0.0
     for start in range(0, len(labels_b), at_once):
