@@ -38,7 +38,7 @@ from harness.core.metrics import UNLABELLED, answers_from_probabilities, probabi
 _SIGNIFICANCE = 0.05
 _TIE = 1e-3
 _LARGEST_FP32_DP = 1e-3
-_SMALLEST_AGREEMENT = {"fp16": 0.995, "bf16": 0.995, "int8": 0.985}
+SMALLEST_AGREEMENT = {"fp16": 0.995, "bf16": 0.995, "int8": 0.985}
 _RECALL_DROP = 0.05
 _SMALLEST_CLASS = 30
 
@@ -126,6 +126,9 @@ def judged(evidence: Evidence) -> tuple[Verdict, Parity | None]:
     bad = int((~np.isfinite(evidence.candidate_bc).all(axis=1)).sum())
     if bad:
         return _fail("numeric", f"NaN or infinity in the answers to {bad} of {len(evidence.candidate_bc)} images"), None
+    if not (np.isfinite(evidence.golden_bc).all() and np.isfinite(evidence.reference_logits_bc).all()):
+        reason = "the checkpoint's own answers hold NaN or infinity"
+        return Verdict(word=Word.NO_VERDICT, step="reference", reason=reason), None
     answers = _answers(evidence)
     parity = _parity(evidence, answers)
     numeric = _numeric_problem(evidence, answers, parity)
@@ -201,7 +204,7 @@ def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> s
     if parity.row_max_abs_dp is not None and parity.row_max_abs_dp > _row_limit(evidence.precision):
         return f"an image's probabilities move by {parity.row_max_abs_dp:.2g} with its row in the batch"
     if evidence.precision != "fp32":
-        smallest = _SMALLEST_AGREEMENT[evidence.precision]
+        smallest = SMALLEST_AGREEMENT[evidence.precision]
         if parity.agreement < smallest:
             return (
                 f"{100 * parity.agreement:.2f} % of answers agree, {evidence.precision} needs {100 * smallest:.1f} % "
@@ -286,7 +289,7 @@ def _evidence_verdict(evidence: Evidence, parity: Parity) -> Verdict:
     return Verdict(
         word=Word.INCONCLUSIVE,
         step="evidence",
-        reason=f"{reason}; about {needed} test images would decide at a margin of {points:g}",
+        reason=f"{reason}; about {needed} test images would decide at a margin of {points:g} points",
     )
 
 

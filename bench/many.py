@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -127,7 +127,7 @@ class _Candidate:
 def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progress) -> BenchOutcome:
     """Measure every trial of every run; a run or trial that fails is a row, never the end.
 
-    Every finished trial is on disk before the next group begins. Raises UsageError where nothing can be measured.
+    Every finished trial is on disk before the next group begins.
     """
     outcome = BenchOutcome()
     unavailable = {name: why for name, why in available_backends().items() if why and name in request.backends}
@@ -140,18 +140,20 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
             continue
         trials = trials_of_run(run, request.backends, request.batch_sizes, request.threads)
         if not trials:
-            raise UsageError(
-                f"{run.name} has nothing for {', '.join(request.backends)}.",
-                hint="Run `harness export` first.",
+            nothing = UsageError(
+                f"{run.name} has nothing for {', '.join(request.backends)}.", hint="Run `harness export` first."
             )
+            outcome.failures.append(FailedRow(name=run.name, error=nothing))
         for batch_size, group in groupby(trials, key=lambda trial: trial.batch_size):
             members = list(group)
-            kept = None if request.force else kept_results(reference, members, request.margin, request.plan.quick)
-            if kept is not None:
+            results: Iterable[TrialResult] | None = None
+            if not request.force:
+                results = kept_results(reference, members, request.margin, request.plan.quick, machine_description())
+            if results is not None:
                 progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
-                outcome.results += kept
-                continue
-            for result in _group_results(reference, members, batch_size, unavailable, request, progress):
+            else:
+                results = _group_results(reference, members, batch_size, unavailable, request, progress)
+            for result in results:
                 _keep(run, result)
                 outcome.results.append(result)
                 if result.status == "failed" or (result.status == "unavailable" and request.asked_backends):
@@ -238,11 +240,15 @@ def _proved(
     with np.load(answers_path, allow_pickle=False) as content:
         answers = {name: content[name] for name in content.files}
     description = candidate.loaded.description
+    found = metadata_problems(description.metadata, reference.contract)
+    wanted_shape = (len(reference.test_rows), len(reference.contract.class_names))
+    if answers["logits_bc"].shape != wanted_shape:
+        found.append(f"the answers have the shape {answers['logits_bc'].shape}, the run's {wanted_shape}")
     evidence = _evidence(
         reference,
         trial,
         request,
-        tuple(metadata_problems(description.metadata, reference.contract)),
+        tuple(found),
         answers,
         tuple(description.departures),
     )

@@ -45,7 +45,7 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     reports, problems = [], []
     for run in runs:
         try:
-            evaluation = json.loads(run.evaluation.read_text(encoding="utf-8")) if run.evaluation.is_file() else {}
+            evaluation = _evaluation(run)
             results = _in_order(results_from_folder(run.bench_folder))
             stale = [result.trial.identifier for result in results if _stale(run, result)]
             if stale:
@@ -66,6 +66,17 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [folder / name for name in texts]
+
+
+def _evaluation(run: RunDirectory) -> dict[str, Any]:
+    """Return evaluation.json, empty while the run is training; raise ArtifactError where it is damaged."""
+    if not run.evaluation.is_file():
+        return {}
+    try:
+        content = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    except ValueError as error:  # No UTF-8 and no JSON are both ValueErrors.
+        raise ArtifactError(f"{run.evaluation} is not readable: {error}", hint="Train the run again.") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _stale(run: RunDirectory, result: TrialResult) -> bool:

@@ -68,7 +68,7 @@ def _row(results: list[TrialResult], result: TrialResult) -> list[str]:
 def _time_cells(results: list[TrialResult], result: TrialResult, summary: TimingSummary | None) -> list[str]:
     if summary is None or result.timing is None:
         why = result.reason or ("not timed" if result.verdict else "")
-        return [why[:40], "", "", "", ""]
+        return [" ".join(why.split())[:40], "", "", "", ""]
     ratio = speed_up_of(results, result)
     mark = " contended" if result.timing.contended else ""
     return [
@@ -76,7 +76,7 @@ def _time_cells(results: list[TrialResult], result: TrialResult, summary: Timing
         percentile_text(summary.p90_s, 0.90, summary.calls),
         percentile_text(summary.p99_s, 0.99, summary.calls),
         f"{summary.images_per_s:.1f}",
-        f"{ratio.median:.2f} [{ratio.lowest:.2f}, {ratio.highest:.2f}]" if ratio else "",
+        f"{ratio.median:.2f} [{ratio.lowest:.2f}, {ratio.highest:.2f}]{mark}" if ratio else "",
     ]
 
 

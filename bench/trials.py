@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
+from bench.gate import SMALLEST_AGREEMENT
 from bench.results import Trial, TrialResult
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, verified_sidecar
 from harness.core.contract import Contract
@@ -19,6 +20,7 @@ from harness.core.tensorrt_flavour import gpu_driver_present
 from harness.data.evaluation_set import EvaluationSet, evaluation_set_folder, evaluation_set_from_folder
 from harness.data.golden import golden_logits
 
+KNOWN_PRECISIONS = frozenset({"fp32", *SMALLEST_AGREEMENT})
 _REMEDY = "`harness export RUN` makes it again."
 
 
@@ -87,7 +89,7 @@ def trials_of_run(
             variant=variant,
             artifact=str(path.relative_to(run.folder)),
             backend=backend,
-            precision="fp32" if variant == "eager" else variant.split(".")[0].split("-")[0],
+            precision=_recorded_precision(path, backend),
             batch_size=batch_size,
             threads=threads,
         )
@@ -95,6 +97,16 @@ def trials_of_run(
         for variant, path, backend in artifacts
         if backend in backends
     ]
+
+
+def _recorded_precision(path: Path, backend: str) -> str:
+    """Return the precision of the sidecar, for a file may be renamed; the gate refuses what is not known."""
+    if backend == "pytorch":
+        return "fp32"
+    try:
+        return str(read_sidecar(path, kind=artifact_kind(backend), remedy=_REMEDY).details.get("precision", "unknown"))
+    except ArtifactError:
+        return "unknown"
 
 
 def artifact_kind(backend: str) -> Kind:
@@ -117,6 +129,8 @@ def checked_artifact(reference: Reference, trial: Trial) -> tuple[Sidecar | None
         problems.append(f"{path.name} carries no contract")
     else:
         problems += [f"{path.name}: {each}" for each in sidecar.contract.differences(reference.contract)]
+    if trial.precision not in KNOWN_PRECISIONS:
+        problems.append(f"{path.name} does not say a precision that the gate has a rule for ({trial.precision})")
     made_from = sidecar.sha256 if kind is Kind.CHECKPOINT else sidecar.parents.get("checkpoint")
     if made_from != reference.checkpoint_sha256:
         problems.append(f"{path.name} was made from another checkpoint than the golden answers")
@@ -134,11 +148,13 @@ def metadata_problems(metadata: dict[str, str] | None, contract: Contract) -> li
     ]
 
 
-def kept_results(reference: Reference, trials: list[Trial], margin: float, quick: bool) -> list[TrialResult] | None:
+def kept_results(
+    reference: Reference, trials: list[Trial], margin: float, quick: bool, machine: dict[str, JsonValue]
+) -> list[TrialResult] | None:
     """Return the records of a group of trials where all are still true; None where the group is to be measured.
 
     Trials of one batch size are measured together or not at all: their ratios come from common rounds. A record is
-    true while the artifact, the checkpoint, the margin and the kind of measurement are the same.
+    true while the artifact, the checkpoint, the margin, the kind of measurement, the machine and all versions are.
     """
     results = []
     for trial in trials:
@@ -148,7 +164,7 @@ def kept_results(reference: Reference, trials: list[Trial], margin: float, quick
         except (OSError, UnicodeDecodeError, ValidationError):
             return None
         sidecar, problems = checked_artifact(reference, trial)
-        same = (result.trial, result.margin, result.quick) == (trial, margin, quick)
+        same = (result.trial, result.margin, result.quick, result.machine) == (trial, margin, quick, machine)
         whole = sidecar is not None and not problems and result.status == "measured"
         available = result.status == "unavailable" and available_backends()[trial.backend] == result.reason
         if not same or not (available or (whole and sidecar and sidecar.sha256 == result.artifact_sha256)):

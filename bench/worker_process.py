@@ -47,11 +47,19 @@ class WorkerProcess:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._death() from error
-        content = json.loads(self._line())
-        if "failed" in content:
-            failed = Failed.model_validate(content["failed"])
-            raise BackendError(failed.message, hint=failed.hint)
-        return reply.model_validate(content)
+        line = self._line()
+        try:
+            content = json.loads(line)
+            failed = Failed.model_validate(content["failed"]) if "failed" in content else None
+            if failed is None:
+                return reply.model_validate(content)
+        except ValueError as error:  # No JSON, or other JSON: both are ValueErrors.
+            self._process.kill()
+            raise BackendError(
+                f"The worker answered {line[:80]!r}, which is no reply, and was killed.",
+                hint=f"Its log is {self._log_path}.",
+            ) from error
+        raise BackendError(failed.message, hint=failed.hint)
 
     def _line(self) -> bytes:
         stream = self._process.stdout
@@ -74,7 +82,11 @@ class WorkerProcess:
 
     def _death(self) -> BackendError:
         """Say how the process ended: by which signal, or with which last words."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=_CLOSING_LIMIT_S)
+        except subprocess.TimeoutExpired:  # It closed its end and lives on.
+            self._process.kill()
+            code = self._process.wait()
         self._log.flush()
         lines = self._log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -120,9 +120,10 @@ def _export_run(
         kind=Kind.CHECKPOINT,
         remedy=f"Train again: `harness train {record.identity.case} --force`.",
     )
-    if checkpoint.contract != record.contract:
+    same_run = checkpoint.details.get("identity") == record.identity.model_dump(mode="json")
+    if checkpoint.contract != record.contract or not same_run:
         raise ArtifactError(
-            f"{run.checkpoint} is of another case or preprocessing than run.json says.",
+            f"{run.checkpoint} is of another run, another case or preprocessing than run.json says.",
             hint=f"Restore the run's own checkpoint, or train again: `harness train {record.identity.case} --force`.",
         )
     ensured_golden(

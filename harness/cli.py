@@ -64,7 +64,7 @@ def data() -> None:
 @click.argument("out", type=_path)
 @click.option("--dataset", type=click.Choice(["1", "2"]), help="Map class folders to the study's data set.")
 @click.option("--split", "split", metavar="A/B/C", help="train/validation/test fractions.  [default: 0.7/0.1/0.2]")
-@click.option("--seed", default=0, show_default=True, help="Decides which group goes to which split.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the split.")
 @click.option("--group-regex", metavar="REGEX", help="Patient = first group of REGEX in the file name.")
 @click.option("--groups", "group_table", type=_path, metavar="CSV", help="Patients from a table: file,group.")
 @click.option("--copy", "placement", flag_value="copy", help="Copy the films to OUT/split/class.")
@@ -110,7 +110,7 @@ def data_prepare(
 @data.command("demo", epilog="Example: harness data demo demo/data")
 @click.argument("out", type=_path)
 @click.option("--images-per-class", default=240, show_default=True, help="Phantoms of each of the three classes.")
-@click.option("--seed", default=0, show_default=True, help="Decides what is drawn.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides what is drawn.")
 @json_option
 def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> None:
     """Draw synthetic chest phantoms into OUT/phantoms and make both data sets of them in OUT."""
@@ -139,7 +139,13 @@ def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> Non
 @click.option("--loss", type=click.Choice(["ce", "focal"]), help="Instead of the case's own loss.")
 @click.option("--label-mode", type=click.Choice(["multiclass", "multilabel"]), default="multiclass", show_default=True)
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, random, or a file for the trunk.")
-@click.option("--seed", default=0, show_default=True, help="Decides new weights, order and augmentation.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Decides all that is random.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's.")
 @click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
@@ -152,9 +158,11 @@ def train(cases: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     from harness.console import console_progress, print_table
     from harness.core.cases import cases_from_names
+
+    chosen = cases_from_names(cases)  # A misspelt case is told before torch is loaded.
     from train.many import requests_for_cases, train_many
 
-    outcomes = train_many(requests_for_cases(cases_from_names(cases), **options), console_progress())
+    outcomes = train_many(requests_for_cases(chosen, **options), console_progress())
     if as_json:
         click.echo(json.dumps([outcome.summary() for outcome in outcomes]))
     else:

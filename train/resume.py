@@ -10,9 +10,10 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn, optim
 
@@ -40,7 +41,7 @@ class ResumeState(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    history: tuple[EpochRecord, ...]
+    history: Annotated[tuple[EpochRecord, ...], Field(min_length=1)]
     best_epoch: int
     files: dict[str, str]
 
@@ -90,7 +91,7 @@ class ResumeFolder:
         try:
             state = ResumeState.model_validate_json(self._state_path.read_text(encoding="utf-8"))
             damaged = [name for name, sha256 in state.files.items() if sha256_from_file(self.folder / name) != sha256]
-        except (ValidationError, OSError) as error:
+        except (ValidationError, UnicodeDecodeError, OSError) as error:
             raise RunError(f"The resume state in {self.folder} is not readable: {error}", hint=hint) from error
         if damaged:
             raise RunError(f"The resume state in {self.folder} is damaged: {', '.join(damaged)}.", hint=hint)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from harness.core.artifacts import Kind, write_artifact
 from harness.core.cases import Case, LabelMode, Loss
 from harness.core.contract import Contract
@@ -67,11 +69,19 @@ def train_run(request: TrainRequest, progress: Progress) -> TrainResult:
     manifest = manifest_for_case(request.data_folder, request.case)
     run = RunDirectory(request.runs_folder / (request.name or request.case.name))
     record = _new_record(request, run, manifest)
-    existing = None if request.force else _existing_record(run, record.identity)
+    existing = _existing_record(run, record.identity, request.force)
     if existing is not None and existing.status == "complete" and run.evaluation.is_file():
-        evaluation = Evaluation.model_validate_json(run.evaluation.read_text(encoding="utf-8"))
-        return TrainResult(run=run, record=existing, evaluation=evaluation, trained=False)
+        return TrainResult(run=run, record=existing, evaluation=_read_evaluation(run), trained=False)
     return _trained_run(request, run, existing or record, manifest, progress)
+
+
+def _read_evaluation(run: RunDirectory) -> Evaluation:
+    try:
+        return Evaluation.model_validate_json(run.evaluation.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{run.evaluation} is not readable: {error}", hint="Train the run again with --force."
+        ) from error
 
 
 def _new_record(request: TrainRequest, run: RunDirectory, manifest: Manifest) -> RunRecord:
@@ -106,11 +116,13 @@ def _new_record(request: TrainRequest, run: RunDirectory, manifest: Manifest) ->
     )
 
 
-def _existing_record(run: RunDirectory, identity: RunIdentity) -> RunRecord | None:
+def _existing_record(run: RunDirectory, identity: RunIdentity, force: bool) -> RunRecord | None:
     if not run.folder.exists() or not any(run.folder.iterdir()):
         return None
     if not run.record_path.is_file():
         raise RunError(f"{run.folder} holds files but no run.json.", hint="Choose another --name, or empty the folder.")
+    if force:
+        return None
     existing = run.read_record()
     differences = existing.identity.differences(identity)
     if differences:

@@ -42,7 +42,13 @@ class OnnxRuntime:
             ) from error
 
     def bind(self, images_bchw: Float32s) -> None:
-        self._input.update_inplace(images_bchw)
+        try:
+            self._input.update_inplace(images_bchw)
+        except _runtime_errors() as error:
+            raise BackendError(
+                f"ONNX Runtime does not take images of the shape {images_bchw.shape}: {error}",
+                hint="Load the model for this batch size.",
+            ) from error
 
     def step(self) -> None:
         try:
@@ -64,13 +70,17 @@ class OnnxRuntime:
             for group in self._session.get_provider_graph_assignment_info()
             if group.ep_name != _PROVIDER
         }
+        departures = [f"{count} nodes ran on {name}, asked for {_PROVIDER}" for name, count in elsewhere.items()]
+        threads = self._session.get_session_options().intra_op_num_threads
+        if threads != self._threads:
+            departures.append(f"{threads} threads, asked for {self._threads}")
         return Description(
             runtime="ONNX Runtime",
             version=self._version,
             device="CPU",
             precision="fp32" if self._session.get_inputs()[0].type == "tensor(float)" else "unknown",
-            threads=self._session.get_session_options().intra_op_num_threads,
-            departures=[f"{count} nodes ran on {name}, asked for {_PROVIDER}" for name, count in elsewhere.items()],
+            threads=threads,
+            departures=departures,
             metadata=dict(self._session.get_modelmeta().custom_metadata_map),
         )
 

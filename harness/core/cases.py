@@ -100,7 +100,7 @@ def case_named(name: str) -> Case:
     """Return a case; raise UsageError with the nearest names where there is none."""
     if name in CASES:
         return CASES[name]
-    near = difflib.get_close_matches(name, CASES, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), CASES, n=2, cutoff=0.5)
     guess = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(f"There is no case named {name!r}.", hint=f"{guess}The cases are: {', '.join(CASES)}.")
 

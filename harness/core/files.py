@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +19,14 @@ from harness.core.errors import ArtifactError
 
 _CHUNK_BYTES = 1 << 20
 # A 770 MB engine is hashed once per command: what was read is remembered by what a change of the file would change.
-_known_sha256: dict[Path, tuple[tuple[int, int, int], str]] = {}
+_known_sha256: dict[Path, tuple[tuple[int, int, int, int], str]] = {}
 
 
 def sha256_from_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, remembered by size, modification time and inode."""
     path = path.resolve()
     status = path.stat()
-    key = (status.st_size, status.st_mtime_ns, status.st_ino)
+    key = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     known = _known_sha256.get(path)
     if known is not None and known[0] == key:
         return known[1]
@@ -53,13 +55,11 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, durable: bool
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # safetensors creates its files for the owner only.
         if durable:
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
+            _sync(temporary)
         os.replace(temporary, path)
         if durable:
-            _sync_folder(path.parent)
+            _sync(path.parent)  # The rename itself must reach the disk, or a power cut could bring the old name back.
     except OSError as error:
         raise _writing_failed(path, error) from error
     finally:
@@ -99,16 +99,10 @@ def _writing_failed(path: Path, error: OSError) -> ArtifactError:
 
 def _remove_leftovers(path: Path) -> None:
     """Delete temporary files of this very file that a killed process left behind."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         process_id = leftover.name.split(".")[-2]
-        if process_id.isdigit() and not _is_alive(int(process_id)):
+        if re.fullmatch("[0-9]{1,9}", process_id) and not _is_alive(int(process_id)):
             leftover.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _is_alive(process_id: int) -> bool:
@@ -121,9 +115,9 @@ def _is_alive(process_id: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk, or a power cut could bring the old name back.
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    # Opened for reading only: a linked film may be read-only, and a folder always is.
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

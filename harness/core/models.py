@@ -6,6 +6,8 @@ Parameter names follow the study's own files (`fc.0`, `fc.2`, `classifier.0`, ..
 
 from __future__ import annotations
 
+import pickle
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,11 @@ _IMAGENET_WEIGHTS: dict[Architecture, str] = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "vgg16": "VGG16_Weights.IMAGENET1K_V1",
 }
+# What torch.load raises for files that are none of its own, or only half of one: its unpickler translates nothing.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError),
+    *(TypeError, AttributeError, AssertionError, struct.error),
+)
 
 
 def model_from_case(case: Case, *, seed: int) -> nn.Module:
@@ -115,7 +122,6 @@ def load_trunk(network: nn.Module, case: Case, weights: str) -> str:
 
 def _imagenet_state(architecture: Architecture) -> dict[str, Tensor]:
     import http.client
-    import urllib.error
 
     import torch
     from torchvision import models
@@ -123,16 +129,22 @@ def _imagenet_state(architecture: Architecture) -> dict[str, Tensor]:
     source = models.get_weight(_IMAGENET_WEIGHTS[architecture])
     file_name = source.url.rsplit("/", 1)[1]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    hint = (
+        f"Place the file {file_name} (from {source.url}) in {folder}, "
+        "or start from random numbers with `--weights random`, which the report will say."
+    )
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
             source.url, progress=False, check_hash=True, weights_only=True
         )
-    except (urllib.error.URLError, http.client.HTTPException, OSError, RuntimeError) as error:
+    except (http.client.HTTPException, *_UNREADABLE) as error:
         raise DataError(
-            f"torchvision's ImageNet weights for {architecture} cannot be had: {error}.",
-            hint=f"Place the file {file_name} (from {source.url}) in {folder}, "
-            "or start from random numbers with `--weights random`, which the report will say.",
+            f"torchvision's ImageNet weights for {architecture} cannot be had: {error}.", hint=hint
         ) from error
+    # Torch checks the hash of what it downloads, but not of a file that already lies in its cache.
+    wanted, found = file_name.rsplit("-", 1)[1].removesuffix(".pth"), sha256_from_file(folder / file_name)
+    if not found.startswith(wanted):
+        raise DataError(f"{folder / file_name} is another file than its name says: its sha256 is {found}.", hint=hint)
     return state
 
 
@@ -141,8 +153,6 @@ def state_from_file(path: Path) -> dict[str, Tensor]:
 
     Raises DataError where the file is missing, malformed or would have to run code.
     """
-    import pickle
-
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -154,7 +164,7 @@ def state_from_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         raise DataError(f"{path} is not a readable weights file: {error}", hint=hint) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f"{path} holds no plain state dict.", hint=hint)

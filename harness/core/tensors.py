@@ -7,6 +7,7 @@ again, so that one place (harness/core/files.py) explains it.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+        path.chmod(0o666 & ~_umask())  # The native writer creates files for their owner only.
     except SafetensorError as error:
         number = errno.ENOSPC if is_disk_full(error) else errno.EIO
         raise OSError(number, str(error), str(path)) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -33,12 +33,9 @@ def decoded_film(path: Path) -> Image.Image:
     """Return the film as an upright 8-bit RGB image; raise DataError where it cannot be read whole."""
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated film must not pass for a gray one"
     try:
-        with warnings.catch_warnings():
-            # A film of over 90 megapixels is legitimate; Pillow still refuses one of twice that size.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return rgb_from_image(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            image.load()
+            return rgb_from_image(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image file", hint="Replace or remove the file.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -72,7 +69,11 @@ def each_film(
     failures: list[str] = []
     pool = ThreadPoolExecutor(max_workers=core_count())
     try:
-        with progress.task(description, total=len(paths)) as task:
+        # Around the pool, for the filters are the process's. A film of over 90 megapixels is legitimate (Pillow still
+        # refuses one of twice that size), and broken EXIF tags are ignored without a line that names no file.
+        with warnings.catch_warnings(), progress.task(description, total=len(paths)) as task:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             for future in [pool.submit(work, path) for path in paths]:
                 try:
                     results.append(future.result())

@@ -48,9 +48,7 @@ def demo_datasets(out: Path, *, images_per_class: int, seed: int, progress: Prog
 def _draw_phantoms(phantoms: Path, *, images_per_class: int, seed: int, progress: Progress) -> None:
     """Draw unless exactly these phantoms were drawn before; the mark is written last and says which they are."""
     mark = phantoms / SYNTHETIC_MARK
-    text = (
-        f"{images_per_class} phantoms per class, seed {seed}, drawn by CXR Harness {__version__}; no film of a person.\n"
-    )
+    text = f"{images_per_class} phantoms per class, seed {seed}, CXR Harness {__version__}; no film of a person.\n"
     if mark.is_file() and mark.read_text(encoding="utf-8") == text:
         return
     if phantoms.is_dir():

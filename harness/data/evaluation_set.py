@@ -86,9 +86,7 @@ def ensured_evaluation_set(
         return evaluation_set_from_folder(folder)
 
 
-def _write_evaluation_set(
-    folder: Path, manifest: Manifest, preprocessing: Preprocessing, progress: Progress
-) -> None:
+def _write_evaluation_set(folder: Path, manifest: Manifest, preprocessing: Preprocessing, progress: Progress) -> None:
     side_px = preprocessing.crop_px
     shape = (len(manifest.rows), side_px, side_px, 3)
     position = {manifest.film_path(row): i for i, row in enumerate(manifest.rows)}

@@ -48,14 +48,14 @@ def films_in_folder(source: Path, dataset: DatasetKind | None) -> FoundFilms:
     ignored: list[Path] = []
     split_folders = _split_folders(source)
     if split_folders:
+        ignored += [path for path in _class_folders(source) if path not in split_folders.values()]
         films = _films_of_split_source(split_folders, dataset, ignored)
     else:
         films = _films_of_class_folders(source, "", dataset, ignored)
     names = dataset.class_names if dataset else tuple(sorted({film.class_name for film in films} - {""}))
+    _check_names(films)
     _check_classes(films, names, source)
-    return FoundFilms(
-        films=tuple(films), class_names=names, is_split=bool(split_folders), ignored=tuple(ignored)
-    )
+    return FoundFilms(films=tuple(films), class_names=names, is_split=bool(split_folders), ignored=tuple(ignored))
 
 
 def _split_folders(source: Path) -> Mapping[str, Path]:
@@ -85,11 +85,9 @@ def _films_of_split_source(
     films: list[FoundFilm] = []
     classes: dict[str, set[str]] = {}
     for split in SPLITS:
-        flat = split == "test" and not any(path.is_dir() for path in folders[split].iterdir())
+        flat = split == "test" and not _class_folders(folders[split])
         if flat:
-            found = [
-                FoundFilm(path=path, class_name="", split=split) for path in _films_in(folders[split], ignored)
-            ]
+            found = [FoundFilm(path=path, class_name="", split=split) for path in _films_in(folders[split], ignored)]
             if not found:
                 raise DataError(f"{folders[split]} is empty.", hint=_ONE_FOLDER_PER_CLASS)
         else:
@@ -110,7 +108,7 @@ def _films_of_class_folders(
     parent: Path, split: str, dataset: DatasetKind | None, ignored: list[Path]
 ) -> list[FoundFilm]:
     films: list[FoundFilm] = []
-    folders = [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    folders = _class_folders(parent)
     if not folders:
         raise DataError(f"{parent} has no class folders.", hint=_ONE_FOLDER_PER_CLASS)
     ignored += [path for path in sorted(parent.iterdir()) if path.is_file() and _is_film(path)]
@@ -128,6 +126,10 @@ def _films_of_class_folders(
             hint="Fill or remove the folder; films must lie directly in it.",
         )
     return films
+
+
+def _class_folders(parent: Path) -> list[Path]:
+    return [path for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 
 def _class_of(folder: Path, dataset: DatasetKind | None) -> str:
@@ -154,6 +156,21 @@ def _films_in(folder: Path, ignored: list[Path]) -> list[Path]:
 
 def _is_film(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _check_names(films: list[FoundFilm]) -> None:
+    """A manifest is a text file in UTF-8, so a name that is no text cannot be written into it."""
+    odd = [ascii(str(film.path)) for film in films if not _is_text(str(film.path))]
+    if odd:
+        raise DataError(f"These file names are not UTF-8: {', '.join(odd[:20])}.", hint="Rename the files.")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_classes(films: list[FoundFilm], class_names: tuple[str, ...], source: Path) -> None:

@@ -35,7 +35,7 @@ def golden_logits(
         what = f"another {' and '.join(odd)}" if odd else "another contract"
         raise ArtifactError(f"{path} was made from {what} than the run has now.", hint=_REMEDY)
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             logits_bc: npt.NDArray[np.float32] = content["logits_bc"]
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path} is not a golden: {error}", hint=_REMEDY) from error

@@ -62,9 +62,10 @@ def group_from_regex(pattern: str) -> GroupOf:
 
     def group(path: Path) -> str:
         match = compiled.search(path.name)
-        if match is None:
+        found = match and (match.group(1) if compiled.groups else match.group(0))
+        if not found:  # An empty patient would tie all such films together.
             raise DataError(f"{path}: its name does not match --group-regex", hint="Widen the pattern.")
-        return match.group(1) if compiled.groups else match.group(0)
+        return found
 
     return group
 
@@ -82,7 +83,10 @@ def group_from_csv(table: Path) -> GroupOf:
         raise DataError(f"{table} cannot be read: {error}", hint=hint) from error
     if not rows or not {"file", "group"} <= set(rows[0]):
         raise DataError(f"{table} has no columns named file and group, or no rows.", hint=hint)
-    groups = {row["file"]: row["group"] for row in rows}
+    groups: dict[str, str] = {}
+    for row in rows:
+        if groups.setdefault(row["file"], row["group"]) != row["group"]:
+            raise DataError(f"{table} names {row['file']} twice, with different groups.", hint="Keep one of the rows.")
 
     def group(path: Path) -> str:
         for length in range(len(path.parts), 0, -1):

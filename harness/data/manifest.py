@@ -1,7 +1,7 @@
 """A manifest is the data set: which film, which class or none, which split, whose, and what bytes.
 
-It is one CSV file with a sidecar. Rows are ordered by split, class, file name and hash, and the fingerprint covers
-everything but the folder names, so a copied data set is the same data set.
+It is one CSV file with a sidecar. Rows are ordered by split, class and hash, and the fingerprint covers everything
+but names, so a copied data set is the same data set, in the same order.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ManifestRow:
 
     @property
     def order(self) -> tuple[int, str, str, str]:
-        return SPLITS.index(self.split), self.class_name, self.path.rsplit("/", 1)[-1], self.sha256
+        return SPLITS.index(self.split), self.class_name, self.sha256, self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +99,12 @@ def manifest_from_folder(folder: Path) -> Manifest:
     details = verified_sidecar(path, kind=Kind.MANIFEST, remedy=_REMEDY).details
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            rows = tuple(
-                _row_from_text(row)
-                for row in csv.DictReader(stream)
-            )
+            rows = tuple(_row_from_text(row) for row in csv.DictReader(stream))
         root, class_names, synthetic = details["root"], details["class_names"], details["synthetic"]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a manifest of this version: {error}", hint=_REMEDY) from error
-    assert isinstance(root, str) and isinstance(class_names, list)
+    assert isinstance(root, str)
+    assert isinstance(class_names, list)
     return Manifest(
         path=path,
         root=folder if root == "." else Path(root),
@@ -164,4 +162,3 @@ def check_films(manifest: Manifest) -> None:
             failures.append(f"{path}: {error.strerror or error}")
     if failures:
         raise unreadable_films(failures, total=len(manifest.rows))
-

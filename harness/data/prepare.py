@@ -17,7 +17,7 @@ from PIL import Image
 
 from harness.core.cases import DatasetKind
 from harness.core.errors import DataError, UsageError
-from harness.core.files import sha256_from_file, write_atomically
+from harness.core.files import sha256_from_file, write_atomically, write_text_atomically
 from harness.core.progress import Progress
 from harness.data.decoding import decoded_film, each_film, unreadable_films
 from harness.data.folders import FoundFilms, films_in_folder
@@ -68,8 +68,10 @@ def prepare(request: PrepareRequest, progress: Progress) -> PrepareResult:
         _refuse_leaks(rows)
     else:
         rows = _split_rows(rows, request)
-    synthetic = any((folder / SYNTHETIC_MARK).is_file() for folder in (request.source, request.source.parent))
     root = request.source.resolve()
+    synthetic = any((folder / SYNTHETIC_MARK).is_file() for folder in (root, root.parent))
+    if request.placement != "reference" and synthetic:
+        write_text_atomically(request.out / SYNTHETIC_MARK, f"Copied from {request.source}; no film of a person.\n")
     if request.placement != "reference":
         rows = _placed_rows(rows, root, request, progress)
         root = request.out
@@ -97,9 +99,7 @@ def _rows_from_films(found: FoundFilms, request: PrepareRequest, progress: Progr
         with Image.open(path) as image:
             return sha256_from_file(path), image.width, image.height, image.mode
 
-    read = each_film(
-        (film.path for film in found.films), properties, progress=progress, description="Reading films"
-    )
+    read = each_film((film.path for film in found.films), properties, progress=progress, description="Reading films")
     failures, groups = [], []
     for film in found.films:
         try:
@@ -131,9 +131,7 @@ def _refuse_contradictions(rows: list[ManifestRow]) -> None:
     odd = [same for same in by_hash.values() if len({row.class_name for row in same} - {""}) > 1]
     if odd:
         named = "\n  ".join(" = ".join(row.path for row in same) for same in odd[:20])
-        raise DataError(
-            f"{len(odd)} films lie in two classes at once:\n  {named}", hint="Remove the wrong copies."
-        )
+        raise DataError(f"{len(odd)} films lie in two classes at once:\n  {named}", hint="Remove the wrong copies.")
 
 
 def _refuse_leaks(rows: list[ManifestRow]) -> None:
@@ -169,22 +167,20 @@ def _split_rows(rows: list[ManifestRow], request: PrepareRequest) -> list[Manife
         fractions=request.fractions or _DEFAULT_FRACTIONS,
         seed=request.seed,
     )
-    return [
-        replace(row, split=split, group=group) for row, split, group in zip(rows, splits, groups, strict=True)
-    ]
+    return [replace(row, split=split, group=group) for row, split, group in zip(rows, splits, groups, strict=True)]
 
 
-def _placed_rows(
-    rows: list[ManifestRow], root: Path, request: PrepareRequest, progress: Progress
-) -> list[ManifestRow]:
+def _placed_rows(rows: list[ManifestRow], root: Path, request: PrepareRequest, progress: Progress) -> list[ManifestRow]:
     """Copy or hard-link every film to OUT/split/class/, a clash of names solved by the file's hash."""
     placed, taken = [], set[str]()
     with progress.task("Placing films", total=len(rows)) as task:
         for row in rows:
             name = Path(row.path).name
             target = "/".join(part for part in (row.split, row.class_name, name) if part)
-            if target in taken:
-                target = target.replace(name, f"{Path(name).stem}-{row.sha256[:8]}{Path(name).suffix}")
+            number = 0
+            while target in taken:
+                number += 1
+                target = str(Path(target).with_name(f"{Path(name).stem}-{row.sha256[:8]}-{number}{Path(name).suffix}"))
             taken.add(target)
             _place(root / row.path, request.out / target, request.placement)
             placed.append(replace(row, path=target))
@@ -232,6 +228,4 @@ def _groups_across_splits(rows: list[ManifestRow]) -> int:
 def counts_by_split(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Return the number of films per split and class; unlabelled films count under `(none)`."""
     counts = Counter((row.split, row.class_name or "(none)") for row in manifest.rows)
-    return {
-        split: {name: n for (where, name), n in sorted(counts.items()) if where == split} for split in SPLITS
-    }
+    return {split: {name: n for (where, name), n in sorted(counts.items()) if where == split} for split in SPLITS}

@@ -26,9 +26,7 @@ def pixels_from_film(film: Image.Image, preprocessing: Preprocessing) -> Pixels:
     # The longer side is truncated, as torchvision does.
     new_long_px = int(preprocessing.resize_px * long_px / short_px)
     new_size = (
-        (preprocessing.resize_px, new_long_px)
-        if width_px <= height_px
-        else (new_long_px, preprocessing.resize_px)
+        (preprocessing.resize_px, new_long_px) if width_px <= height_px else (new_long_px, preprocessing.resize_px)
     )
     resized = film.resize(new_size, Image.Resampling.BILINEAR)
     crop_px = preprocessing.crop_px
