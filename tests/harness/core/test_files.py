@@ -21,6 +21,7 @@ from harness.core.files import (
     write_atomically,
     write_text_atomically,
 )
+from harness.core.tensors import save_tensors
 
 
 def _names(folder: Path) -> list[str]:
@@ -96,13 +97,12 @@ def test_a_file_appears_in_folders_that_did_not_exist_and_replaces_what_was_ther
     assert _names(path.parent) == ["text.txt"]
 
 
-def test_a_written_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
-    def write_for_the_owner_only(temporary: Path) -> None:
-        temporary.touch(mode=0o600)
+def test_saved_tensors_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    import torch
 
     before = os.umask(0o027)
     try:
-        write_atomically(tmp_path / "weights", write_for_the_owner_only)
+        save_tensors(tmp_path / "weights", {"weight": torch.zeros(3)})
         assert os.umask(0o027) == 0o027, "looking at the umask must not change it"
     finally:
         os.umask(before)
