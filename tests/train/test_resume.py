@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,25 @@ def test_a_training_killed_three_times_ends_in_the_same_bytes(
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     _assert_same_run(folder, undisturbed)
     assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_a_dozen_random_moments_ends_in_the_same_bytes(
+    demo_data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    program = Path(sys.executable).with_name("harness")
+    options = f"--recipe quick --weights random --epochs {_EPOCHS} --batch-size 12".split()
+    command = [program, "train", "d2-resnet18-ce", "--data", demo_data, "--runs", tmp_path, *options]
+    moments = random.Random(0)
+    for _ in range(12):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=moments.uniform(2.0, 12.0))  # Some kills fall on a finished run, which must stay.
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    _assert_same_run(tmp_path / "d2-resnet18-ce", undisturbed)
 
 
 @pytest.fixture(scope="module")
