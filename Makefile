@@ -19,6 +19,11 @@ STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 TRAIN_DATA := $(or $(DATA),$(DEMO)/data)
 TRAIN_OPTIONS := $(if $(DATA),,--recipe quick --weights random)
 
+# What a target needs and nobody has made yet is made first, so that each works from a fresh clone.
+NEEDS_RUNS := $(if $(wildcard $(RUNS)/*/run.json),,train-all)
+NEEDS_EXPORT := $(if $(wildcard $(RUNS)/*/export/*.onnx),,export)
+NEEDS_BENCH := $(if $(wildcard $(RUNS)/*/bench/*.json),,bench)
+
 .PHONY: help setup check test test-slow test-gpu demo train-all export bench report clean
 .DEFAULT_GOAL := help
 
@@ -64,13 +69,13 @@ ifeq ($(DATA),)
 endif
 	$(HARNESS) train all --data $(TRAIN_DATA) --runs $(RUNS) $(TRAIN_OPTIONS)
 
-export: setup ## Convert all runs to ONNX and TensorRT engines
+export: setup $(NEEDS_RUNS) ## Convert all runs to ONNX and TensorRT engines
 	$(HARNESS) export --runs $(RUNS) --trt
 
-bench: setup ## Prove parity of all artifacts, then time them
+bench: setup $(NEEDS_EXPORT) ## Prove parity of all artifacts, then time them
 	$(HARNESS) bench --runs $(RUNS)
 
-report: setup ## Write report.md, report.json and report.csv
+report: setup $(NEEDS_BENCH) ## Write report.md, report.json and report.csv
 	$(HARNESS) report --runs $(RUNS)
 
 clean: ## Remove the demo and all caches; runs and data stay
