@@ -96,7 +96,7 @@ class BenchOutcome:
         ]
 
     def verdict_failed(self, *, require_pass: bool) -> bool:
-        words = [result.verdict.word for result in self.results if result.verdict is not None]
+        words = [result.verdict.word if result.verdict else None for result in self.results]
         return any(word is Word.FAIL or (require_pass and word is not Word.PASS) for word in words)
 
     def json_text(self) -> str:
@@ -206,7 +206,8 @@ def _group_results(
             artifact_sha256=candidate.sha256,
             artifact_size_bytes=candidate.size_bytes,
             description=candidate.loaded.description if candidate.loaded else None,
-            verdict=candidate.verdict,
+            # What failed on the way, even while it was timed, is not to be shipped on the strength of its answers.
+            verdict=None if error else candidate.verdict,
             parity=candidate.parity,
             timing=timings.get(candidate.trial.identifier),
             **common,

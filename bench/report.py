@@ -16,7 +16,7 @@ from typing import Any
 from bench.results import TrialResult, results_from_folder
 from bench.tables import BENCH_COLUMNS, bench_rows, speed_up_of, summary_of
 from bench.trials import artifact_kind
-from harness.core.artifacts import read_sidecar
+from harness.core.artifacts import verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
 from harness.core.runs import RunDirectory, RunRecord
@@ -32,7 +32,7 @@ rounds; it has no confidence interval over processes yet, so differences of a fe
 
 @dataclass(frozen=True, kw_only=True)
 class _RunReport:
-    """One run's records; `record` is None where run.json is not readable."""
+    """One run's records."""
 
     run: RunDirectory
     record: RunRecord
@@ -80,13 +80,14 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
 
 
 def _stale(run: RunDirectory, result: TrialResult) -> bool:
-    """Tell whether the artifact is no longer the one that was measured."""
-    if result.artifact_sha256 is None:
+    """Tell whether the artifact is no longer the one that was measured; a damaged one that is whole again is not."""
+    if result.status == "unavailable":
         return False
+    path = run.folder / result.trial.artifact
     try:
-        sidecar = read_sidecar(run.folder / result.trial.artifact, kind=artifact_kind(result.trial.backend), remedy="")
+        sidecar = verified_sidecar(path, kind=artifact_kind(result.trial.backend), remedy="")
     except ArtifactError:
-        return True
+        return result.artifact_sha256 is not None
     return sidecar.sha256 != result.artifact_sha256
 
 
@@ -150,7 +151,8 @@ def _metric_cells(metrics: dict[str, Any] | None) -> list[str]:
 def _run_lines(report: _RunReport) -> list[str]:
     contract = report.record.contract
     side_px = contract.preprocessing.crop_px
-    lines = [f"### {report.run.name} ({side_px} px)", ""]
+    kind = ", synthetic phantoms" if contract.synthetic else ""
+    lines = [f"### {report.run.name} ({side_px} px{kind})", ""]
     if not report.results:
         return [*lines, "Nothing measured yet: `harness export` and `harness bench`.", ""]
     if any(result.timing is not None and result.quick for result in report.results):
@@ -201,7 +203,7 @@ def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, An
 _CSV_COLUMNS = (
     *("run", "variant", "backend", "precision", "batch_size", "threads", "status", "verdict", "step", "reason"),
     *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "calls", "median_s", "p90_s", "p99_s"),
-    *("images_per_s", "speed_up_over_eager", "artifact_size_bytes"),
+    *("images_per_s", "speed_up_over_eager", "artifact_size_bytes", "image_px", "synthetic"),
 )
 
 
@@ -217,6 +219,8 @@ def _csv(reports: list[_RunReport]) -> str:
                 row |= {"verdict": result.verdict.word.value, **result.verdict.model_dump(exclude={"word"})}
             row |= result.parity.model_dump() if result.parity else {}
             row |= summary.model_dump() if summary else {}
-            row |= {"artifact_size_bytes": result.artifact_size_bytes}
+            contract = report.record.contract
+            row |= {"artifact_size_bytes": result.artifact_size_bytes, "synthetic": contract.synthetic}
+            row |= {"image_px": contract.preprocessing.crop_px}
             writer.writerow(row | {"speed_up_over_eager": ratio.median if ratio else None})
     return text.getvalue()

@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from bench.gate import SMALLEST_AGREEMENT
 from bench.results import Trial, TrialResult
-from harness.core.artifacts import Kind, Sidecar, read_sidecar, verified_sidecar
+from harness.core.artifacts import Kind, Sidecar, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
 from harness.core.errors import ArtifactError
 from harness.core.runs import RunDirectory, RunRecord
@@ -47,6 +47,7 @@ def reference_of_run(run: RunDirectory) -> Reference:
         evaluation_set_folder(run.evaluation_sets, record.identity.data, record.contract.preprocessing)
     )
     checkpoint_sha256 = read_sidecar(run.golden, kind=Kind.GOLDEN, remedy=_REMEDY).parents.get("checkpoint", "")
+    _check_parentage(run, record, checkpoint_sha256)
     return Reference(
         run=run,
         record=record,
@@ -62,6 +63,24 @@ def reference_of_run(run: RunDirectory) -> Reference:
     )
 
 
+def _check_parentage(run: RunDirectory, record: RunRecord, golden_parent: str) -> None:
+    """Raise ArtifactError unless golden, checkpoint and run.json speak of one training.
+
+    The sidecar is enough, and only where there is one: a run that was carried to another machine may leave its
+    checkpoint behind.
+    """
+    if not sidecar_path(run.checkpoint).is_file() or not run.checkpoint.is_file():
+        return
+    checkpoint = read_sidecar(run.checkpoint, kind=Kind.CHECKPOINT, remedy=_REMEDY)
+    if checkpoint.sha256 != golden_parent:
+        raise ArtifactError(f"{run.golden} was made from another checkpoint than the run has now.", hint=_REMEDY)
+    if checkpoint.details.get("identity") != record.identity.model_dump(mode="json"):
+        raise ArtifactError(
+            f"{run.checkpoint} is of another run than run.json says.",
+            hint=f"Restore the run's own checkpoint, or train again: `harness train {record.identity.case} --force`.",
+        )
+
+
 def available_backends() -> dict[str, str]:
     """Return every backend, with the reason in words where this machine cannot run it and "" where it can."""
     reasons = dict.fromkeys(("pytorch", "onnxruntime", "openvino", "tensorrt"), "")
@@ -70,7 +89,16 @@ def available_backends() -> dict[str, str]:
             reasons[name] = f"{module} is not installed"
     if not gpu_driver_present():
         reasons["tensorrt"] = "no NVIDIA driver on this machine"
+    elif not _has_cuda_bindings():
+        reasons["tensorrt"] = "cuda-python is not installed"
     return reasons
+
+
+def _has_cuda_bindings() -> bool:
+    try:
+        return util.find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:  # No package named cuda at all.
+        return False
 
 
 def trials_of_run(

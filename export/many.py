@@ -256,6 +256,7 @@ def _built_engine(
         contract=record.contract,
         details=options
         | {
+            "tf32": built.tf32,
             "targets": list(built.targets),
             "build_s": built.build_s,
             "builder_log": list(built.log),

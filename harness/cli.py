@@ -48,7 +48,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "\nInterrupted. What was finished is kept; run the same command again to go on.",
+            "\nInterrupted. What was finished is kept; run the same command again (without --force) to go on.",
             err=True,
         )
         sys.exit(_EXIT_INTERRUPTED)
@@ -173,11 +173,13 @@ def train(cases: tuple[str, ...], as_json: bool, **options: Any) -> None:
     _exit_on_failures(outcomes)
 
 
-def _exit_on_failures(outcomes: Any) -> None:
-    """Print every failed row's error and hint; exit with the gravest code."""
+def _exit_on_failures(outcomes: Any, *, verdict_failed: bool = False) -> None:
+    """Print every failed row's error and hint; exit with 3 where a verdict failed, else with the largest code."""
     failed = [outcome.error for outcome in outcomes if outcome.error is not None]
     for error in failed:
         click.echo(f"Error: {error.message}\nHint: {error.hint}", err=True)
+    if verdict_failed:
+        raise click.exceptions.Exit(_EXIT_VERDICT_FAILED)
     if failed:
         raise click.exceptions.Exit(max(error.exit_code for error in failed))
 
@@ -248,7 +250,7 @@ def export(
     type=click.FloatRange(min=0, max=100, min_open=True),
     help="Largest loss of accuracy to accept, in percentage points. Set it before you look.",
 )
-@click.option("--require-pass", is_flag=True, help="Exit with 3 unless every verdict is PASS.")
+@click.option("--require-pass", is_flag=True, help="Exit with 3 unless every trial, run or not, is PASS.")
 @click.option("--quick", is_flag=True, help="Fewer timed calls; marked so in every report.")
 @click.option("--force", is_flag=True, help="Measure again what is up to date.")
 @json_option
@@ -269,9 +271,8 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
         print_table("Bench (test split)", outcome.columns(), outcome.rows())
         for line in outcome.reasons():
             click.echo(line)
-    _exit_on_failures(outcome.failures)
-    if outcome.verdict_failed(require_pass=require_pass):
-        raise click.exceptions.Exit(_EXIT_VERDICT_FAILED)
+    # A FAIL is the gravest news and decides the exit code; errors of other trials are printed all the same.
+    _exit_on_failures(outcome.failures, verdict_failed=outcome.verdict_failed(require_pass=require_pass))
 
 
 @cli.command(epilog="Example: harness report --runs demo/runs")

@@ -113,11 +113,10 @@ def _train_epoch(training: Training, optimiser: optim.SGD, epoch: int, progress:
             image_count += len(labels_b)
     mean_loss = loss_sum / image_count
     if not math.isfinite(mean_loss):
-        raise RunError(
-            f"{training.case.name}: the training loss is {mean_loss} in epoch {epoch}.",
-            hint="Lower --learning-rate; the epochs before are kept.",
-        )
+        raise _diverged(training.case, "training", mean_loss, epoch)
     loss, metrics = _validation(training)
+    if loss is not None and not math.isfinite(loss):
+        raise _diverged(training.case, "validation", loss, epoch)
     return EpochRecord(
         epoch=epoch,
         training_loss=mean_loss,
@@ -126,6 +125,13 @@ def _train_epoch(training: Training, optimiser: optim.SGD, epoch: int, progress:
         validation_macro_f1=metrics.macro_f1 if metrics else None,
         learning_rate=rate,
         duration_s=time.perf_counter() - started_s,
+    )
+
+
+def _diverged(case: Case, what: str, loss: float, epoch: int) -> RunError:
+    return RunError(
+        f"{case.name}: the {what} loss is {loss} in epoch {epoch}.",
+        hint="Train with a lower --learning-rate: that is another run, so with its own --name or with --force.",
     )
 
 

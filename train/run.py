@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.core.artifacts import Kind, write_artifact
+from harness.core.artifacts import Kind, verified_sidecar, write_artifact
 from harness.core.cases import Case, LabelMode, Loss
 from harness.core.contract import Contract
 from harness.core.errors import RunError, UsageError
@@ -70,18 +70,22 @@ def train_run(request: TrainRequest, progress: Progress) -> TrainResult:
     run = RunDirectory(request.runs_folder / (request.name or request.case.name))
     record = _new_record(request, run, manifest)
     existing = _existing_record(run, record.identity, request.force)
-    if existing is not None and existing.status == "complete" and run.evaluation.is_file():
-        return TrainResult(run=run, record=existing, evaluation=_read_evaluation(run), trained=False)
+    if existing is not None and existing.status == "complete":
+        return TrainResult(run=run, record=existing, evaluation=_checked_evaluation(run), trained=False)
     return _trained_run(request, run, existing or record, manifest, progress)
 
 
-def _read_evaluation(run: RunDirectory) -> Evaluation:
+def _checked_evaluation(run: RunDirectory) -> Evaluation:
+    """Read what a finished run achieved; raise where its checkpoint is not the one that achieved it."""
+    hint = "Restore the files of the run, or train it again with --force."
+    checkpoint = verified_sidecar(run.checkpoint, kind=Kind.CHECKPOINT, remedy=hint)
     try:
-        return Evaluation.model_validate_json(run.evaluation.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{run.evaluation} is not readable: {error}", hint="Train the run again with --force."
-        ) from error
+        evaluation = Evaluation.model_validate_json(run.evaluation.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError, OSError) as error:
+        raise RunError(f"{run.evaluation} is not readable: {error}", hint=hint) from error
+    if evaluation.checkpoint_sha256 != checkpoint.sha256:
+        raise RunError(f"{run.evaluation} describes another checkpoint than {run.checkpoint.name}.", hint=hint)
+    return evaluation
 
 
 def _new_record(request: TrainRequest, run: RunDirectory, manifest: Manifest) -> RunRecord:

@@ -30,7 +30,7 @@ _CHANNELS = 3
 _FILE_NAME = re.compile(r"(?P<variant>[^.]+)\.(?P<flavour>tensorrt|rtx)\.engine")
 _NUMPY_TYPES: dict[str, npt.DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
 _RUNTIMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
-_REBUILD = "Build the engine again for this GPU and this version: `harness export --trt`."
+_REBUILD = "Build the engine again for this GPU and this version: `harness export --trt --force`."
 # How inspectors of several versions spell a layer's type; the longer spelling first.
 _LAYER_TYPE = re.compile(r"bfloat16|bf16|float16|fp16|half|float32|fp32|float|int8")
 _SPELLINGS = {

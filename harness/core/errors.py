@@ -20,10 +20,18 @@ class HarnessError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str) -> None:
+    # The hint has a default only because torch's loader processes rebuild an error from its message alone.
+    def __init__(self, message: str, *, hint: str = "See the message.") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuilt, (type(self), self.message, self.hint)
+
+
+def _rebuilt(kind: type[HarnessError], message: str, hint: str) -> HarnessError:
+    return kind(message, hint=hint)
 
 
 class UsageError(HarnessError):

@@ -51,7 +51,7 @@ def _flat(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 class RunRecord(BaseModel):
-    """The content of run.json. `one_of_the_eight` is false where an option departs from the study's case."""
+    """The content of run.json. `one_of_the_eight` is false where --loss departs from the study's case."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

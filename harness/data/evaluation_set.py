@@ -22,7 +22,7 @@ from harness.core.files import sha256_from_text
 from harness.core.metrics import UNLABELLED
 from harness.core.progress import Progress
 from harness.data.decoding import decoded_film, each_film
-from harness.data.manifest import Manifest
+from harness.data.manifest import Manifest, check_films
 from harness.data.preprocessing import pixels_from_film
 
 _REMEDY = "`harness export RUN` makes it again, where the data set is at hand."
@@ -87,6 +87,7 @@ def ensured_evaluation_set(
 
 
 def _write_evaluation_set(folder: Path, manifest: Manifest, preprocessing: Preprocessing, progress: Progress) -> None:
+    check_films(manifest)  # Other pixels must never come to lie under this data set's fingerprint.
     side_px = preprocessing.crop_px
     shape = (len(manifest.rows), side_px, side_px, 3)
     position = {manifest.film_path(row): i for i, row in enumerate(manifest.rows)}
