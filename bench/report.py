@@ -107,6 +107,8 @@ def _markdown(reports: list[_RunReport], problems: list[str]) -> str:
         lines += ["", "> **Made from synthetic phantoms.** Accuracies and verdicts here say nothing about films."]
     lines += ["", *(f"> Problem: {problem}" for problem in problems)]
     lines += ["", "## Accuracy: this project's runs beside the study", "", *_accuracy_lines(reports)]
+    for report in reports:
+        lines += _class_lines(report)
     lines += ["", "## Parity and speed", "", _READING, ""]
     for report in reports:
         lines += _run_lines(report)
@@ -139,6 +141,31 @@ def _accuracy_lines(reports: list[_RunReport]) -> list[str]:
     if not_of_the_eight:
         notes[f"Not one of the study's eight cases: {', '.join(not_of_the_eight)}."] = None
     return [*lines, "", *(f"- {note}" for note in notes)]
+
+
+def _class_lines(report: _RunReport) -> list[str]:
+    """Return per-class figures and confusion matrices on the test split, ours and the study's (else validation)."""
+    lines = []
+    for whose, metrics_by_split in (("this run", "ours"), ("study", "published")):
+        by_split = report.evaluation.get(metrics_by_split, {})
+        split = "test" if "test" in by_split else "validation"
+        if split not in by_split:
+            continue
+        names = list(by_split[split]["classes"])
+        rows = [
+            [
+                name,
+                *(f"{values[figure]:.2f}" for figure in ("precision", "recall", "f1")),
+                str(values["support"]),
+                *(str(count) for count in counts),
+            ]
+            for (name, values), counts in zip(
+                by_split[split]["classes"].items(), by_split[split]["confusion"], strict=True
+            )
+        ]
+        columns = ["actual class", "precision", "recall", "f1-score", "support", *(f"answered {n}" for n in names)]
+        lines += ["", f"{report.run.name}, {split}, {whose}:", "", *_table(columns, rows)]
+    return lines
 
 
 def _metric_cells(metrics: dict[str, Any] | None) -> list[str]:
