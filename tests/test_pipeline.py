@@ -94,6 +94,11 @@ def test_a_damaged_onnx_file_fails_with_exit_code_3_and_export_mends_it(copied: 
     (result,) = json.loads(done.stdout)
     assert (result["verdict"]["word"], result["verdict"]["step"]) == ("FAIL", "contract")
     assert result["timing"] is None
+    shutil.copytree(copied / "runs" / "d2", copied / "runs" / "bare", ignore=shutil.ignore_patterns("export"))
+    beside_an_error = _run(copied, *_BENCH, "--backend", "onnxruntime")
+    assert beside_an_error.returncode == 3, "a FAIL decides the exit code, whatever else went wrong"
+    assert "bare has nothing for onnxruntime" in beside_an_error.stderr
+    shutil.rmtree(copied / "runs" / "bare")
     assert _run(copied, "export").returncode == 0
     assert _run(copied, *_BENCH, "--backend", "onnxruntime").returncode == 0
 

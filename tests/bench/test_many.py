@@ -319,3 +319,14 @@ def test_trials_are_each_artifact_in_each_backend_that_can_load_it(session_run: 
     assert [trial.identifier for trial in trials] == [
         f"{name}.b{batch}.t2" for batch in (1, 8) for name in ("eager.pytorch", "fp32.onnxruntime", "fp32.openvino")
     ]
+
+
+def test_a_golden_of_another_checkpoint_than_the_runs_is_no_yardstick(copied_run: Callable[[], Any]) -> None:
+    made = copied_run()
+    sidecar = made.folder / "checkpoint.safetensors.json"
+    content = json.loads(sidecar.read_text())
+    content["details"]["identity"]["seed"] += 1
+    sidecar.write_text(json.dumps(content))
+    outcome = _bench(made.folder)
+    assert outcome.results == []
+    assert "another run" in outcome.failures[0].error.message
