@@ -26,13 +26,6 @@ class HarnessError(Exception):
         self.message = message
         self.hint = hint
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuilt, (type(self), self.message, self.hint)
-
-
-def _rebuilt(kind: type[HarnessError], message: str, hint: str) -> HarnessError:
-    return kind(message, hint=hint)
-
 
 class UsageError(HarnessError):
     """The request itself is wrong."""
