@@ -30,6 +30,7 @@ from bench.trials import (
 from bench.worker_process import WorkerProcess
 from harness.core.errors import BackendError, HarnessError, UsageError
 from harness.core.files import write_text_atomically
+from harness.core.interrupts import interrupts_held
 from harness.core.machine import core_count, machine_description
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
@@ -229,7 +230,8 @@ def _proved(
         candidate.verdict, _ = judged(_evidence(reference, trial, request, tuple(problems), None, ()))
         return None
     folder = reference.run.bench_folder
-    worker = stack.enter_context(WorkerProcess(folder / f"{trial.identifier}.log"))
+    with interrupts_held():  # Ctrl-C between the start of the process and its entry here would leave it behind.
+        worker = stack.enter_context(WorkerProcess(folder / f"{trial.identifier}.log"))
     answers_path = folder / f"{trial.identifier}.answers.npz"
     try:
         candidate.loaded = worker.ask(_load_message(reference, trial), Loaded)

@@ -5,13 +5,12 @@ The binding prints and drops whatever is raised inside a callback, so it is kept
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+from harness.core.interrupts import interrupts_to
 from harness.core.progress import Progress, Task
 
 
@@ -79,23 +78,14 @@ class BuildWatch:
         self._tasks.close()
 
 
-@contextmanager
-def interrupts_kept(watch: BuildWatch) -> Iterator[None]:
+def interrupts_kept(watch: BuildWatch) -> AbstractContextManager[None]:
     """Keep Ctrl-C for the monitor to find, instead of raising it.
 
     Python acts on a signal at the entry of the next callback, before any `try` in it: raised there, the
     interrupt would be dropped by the binding, and the cancelled build would look like a failed one.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
 
-    def keep(_number: int, _frame: FrameType | None) -> None:
+    def keep() -> None:
         watch.stored = KeyboardInterrupt()
 
-    signal.signal(signal.SIGINT, keep)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return interrupts_to(keep)

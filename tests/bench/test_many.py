@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
@@ -330,3 +332,21 @@ def test_a_golden_of_another_checkpoint_than_the_runs_is_no_yardstick(copied_run
     outcome = _bench(made.folder)
     assert outcome.results == []
     assert "another run" in outcome.failures[0].error.message
+
+
+def test_ctrl_c_at_the_birth_of_a_worker_leaves_no_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    born: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        """A process whose start is the moment at which Ctrl-C is pressed."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            born.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _bench(folder)
+    (process,) = born
+    assert process.returncode == -signal.SIGKILL
