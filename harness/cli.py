@@ -15,20 +15,15 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.cli_data import data
 from harness.core.errors import HarnessError
+from harness.options import EPILOG, json_option, path_type, runs_option
 
 _EXIT_VERDICT_FAILED = 3
 _EXIT_INTERRUPTED = 130
-_EPILOG = "Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict failed, 130 interrupted."
-
-_path = click.Path(path_type=Path)
-runs_option = click.option(
-    "--runs", "runs_folder", type=_path, default="runs", show_default=True, help="Folder of the runs."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="harness")
 def cli() -> None:
     """Train chest X-ray classifiers, export them to ONNX and TensorRT, prove that the converted model still gives
@@ -54,73 +49,7 @@ def main() -> None:
         sys.exit(_EXIT_INTERRUPTED)
 
 
-@cli.group(epilog=_EPILOG)
-def data() -> None:
-    """Make data sets: films or phantoms -> a manifest with grouped splits."""
-
-
-@data.command("prepare", epilog="Example: harness data prepare films data/dataset2 --dataset 2")
-@click.argument("source", type=_path)
-@click.argument("out", type=_path)
-@click.option("--dataset", type=click.Choice(["1", "2"]), help="Map class folders to the study's data set.")
-@click.option("--split", "split", metavar="A/B/C", help="train/validation/test fractions.  [default: 0.7/0.1/0.2]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the split.")
-@click.option("--group-regex", metavar="REGEX", help="Patient = first group of REGEX in the file name.")
-@click.option("--groups", "group_table", type=_path, metavar="CSV", help="Patients from a table: file,group.")
-@click.option("--copy", "placement", flag_value="copy", help="Copy the films to OUT/split/class.")
-@click.option("--link", "placement", flag_value="link", help="Hard-link the films to OUT/split/class.")
-@json_option
-def data_prepare(
-    source: Path,
-    out: Path,
-    dataset: str | None,
-    split: str | None,
-    seed: int,
-    group_regex: str | None,
-    group_table: Path | None,
-    placement: str | None,
-    as_json: bool,
-) -> None:
-    """Make a data set in OUT from the films in SOURCE.
-
-    SOURCE holds one folder per class, or train/, validation/ and test/ that do (test may be flat: unlabelled).
-    Films of one patient stay in one split; patients are told from file names unless you say otherwise.
-    """
-    from harness.console import console_progress, print_prepared
-    from harness.core.cases import DATASETS
-    from harness.data.grouping import grouping_from_options
-    from harness.data.prepare import PrepareRequest, prepare
-    from harness.data.splitting import fractions_from_text
-
-    result = prepare(
-        PrepareRequest(
-            source=source,
-            out=out,
-            dataset=DATASETS[int(dataset)] if dataset else None,
-            fractions=fractions_from_text(split) if split else None,
-            seed=seed,
-            group_of=grouping_from_options(group_regex, group_table),
-            placement=placement or "reference",  # type: ignore[arg-type]  # click gives one of its flag values
-        ),
-        console_progress(),
-    )
-    print_prepared(result, as_json)
-
-
-@data.command("demo", epilog="Example: harness data demo demo/data")
-@click.argument("out", type=_path)
-@click.option("--images-per-class", default=240, show_default=True, help="Phantoms of each of the three classes.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides what is drawn.")
-@json_option
-def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> None:
-    """Draw synthetic chest phantoms into OUT/phantoms and make both data sets of them in OUT."""
-    from harness.console import console_progress, print_prepared
-    from harness.data.demo import demo_datasets
-
-    for result in demo_datasets(out, images_per_class=images_per_class, seed=seed, progress=console_progress()):
-        print_prepared(result, as_json)
-    if not as_json:
-        click.echo("These are SYNTHETIC PHANTOMS: nothing measured on them says anything about films.")
+cli.add_command(data)
 
 
 @cli.command(epilog="Example: harness train d2-resnet18-focal --data data/dataset2 --weights random")
@@ -128,7 +57,7 @@ def data_demo(out: Path, images_per_class: int, seed: int, as_json: bool) -> Non
 @click.option(
     "--data",
     "data_folder",
-    type=_path,
+    type=path_type,
     default="data",
     show_default=True,
     help="Data set, or folder of both.",
