@@ -6,14 +6,14 @@ Parameter names follow the study's own files (`fc.0`, `fc.2`, `classifier.0`, ..
 
 from __future__ import annotations
 
-import pickle
-import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.cases import Architecture, Case
+from harness.core.cases import CASES, Architecture, Case
 from harness.core.errors import ArtifactError, DataError
 from harness.core.files import sha256_from_file
+from harness.core.state_dicts import UNREADABLE, check_hash_of_name, fitted_state, misfit, state_from_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,11 +25,6 @@ _IMAGENET_WEIGHTS: dict[Architecture, str] = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "vgg16": "VGG16_Weights.IMAGENET1K_V1",
 }
-# What torch.load raises for files that are none of its own, or only half of one: its unpickler translates nothing.
-_UNREADABLE = (
-    *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError),
-    *(TypeError, AttributeError, AssertionError, struct.error),
-)
 
 
 def model_from_case(case: Case, *, seed: int) -> nn.Module:
@@ -104,20 +99,70 @@ def load_trunk(network: nn.Module, case: Case, weights: str) -> str:
         state = state_from_file(Path(weights))
         provenance = f"file {Path(weights).name}, sha256 {sha256_from_file(Path(weights))}"
     prefix = HEAD_PREFIX[case.architecture]
-    wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(prefix)}
-    misfits = [
-        f"{name} ({'missing' if name not in state else f'shape {tuple(state[name].shape)}'})"
-        for name, tensor in wanted.items()
-        if name not in state or state[name].shape != tensor.shape
-    ]
-    if misfits:
+    wanted, trunk = _without(prefix, network.state_dict()), _without(prefix, state)
+    odd = misfit(trunk, wanted)
+    if odd:
         raise DataError(
-            f"The weights {weights} do not fit {case.architecture}: {len(misfits)} of {len(wanted)} tensors are "
-            f"wrong, first {', '.join(misfits[:3])}.",
-            hint="Give a state dict of torchvision's model of the same name, or `--weights random`.",
+            f"The weights {weights} do not fit the trunk of {case.architecture}: {odd}.",
+            hint=f"{_what_it_fits(state)} Needed is a state dict of torchvision's {case.architecture}; or start from "
+            "random numbers with `--weights random`.",
         )
-    network.load_state_dict({name: state[name] for name in wanted}, strict=False)
+    network.load_state_dict(fitted_state(trunk, wanted, source=weights), strict=False)
     return provenance
+
+
+def _without(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+
+
+def state_for_case(case: Case, path: Path) -> dict[str, Tensor]:
+    """Read all parameters of a case from a file made elsewhere.
+
+    Raises DataError that names every tensor which does not fit, and the cases that the file would fit.
+    """
+    wanted = _wanted_state(case)
+    state = _with_head_in_sequence(state_from_file(path), wanted)
+    odd = misfit(state, wanted)
+    if odd:
+        raise DataError(f"{path} does not fit {case.name}: {odd}.", hint=_what_it_fits(state))
+    return fitted_state(state, wanted, source=str(path))
+
+
+def _wanted_state(case: Case) -> dict[str, Tensor]:
+    """Return names, shapes and types of the case's tensors, without any values."""
+    import torch
+
+    with torch.device("meta"):
+        return dict(model_from_case(case, seed=0).state_dict())
+
+
+def _with_head_in_sequence(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a ResNet's plain `fc`, as torchvision has it, to the study's `fc.0` where that is the whole head."""
+    names = {"fc.weight": "fc.0.weight", "fc.bias": "fc.0.bias"}
+    same = all(
+        ours in wanted and name in state and state[name].shape == wanted[ours].shape for name, ours in names.items()
+    )
+    return {names.get(name, name): tensor for name, tensor in state.items()} if same else state
+
+
+def _what_it_fits(state: dict[str, Tensor]) -> str:
+    """Return a guess at what a state dict that did not fit belongs to."""
+    wanted_by_case = {case: _wanted_state(case) for case in CASES.values()}
+    fitting = [
+        case.name
+        for case, wanted in wanted_by_case.items()
+        if not misfit(_with_head_in_sequence(state, wanted), wanted)
+    ]
+    if fitting:
+        return f"This file fits {' and '.join(fitting)}."
+    for case, wanted in wanted_by_case.items():
+        prefix = HEAD_PREFIX[case.architecture]
+        if not misfit(_without(prefix, state), _without(prefix, wanted)):
+            return (
+                f"This file has the trunk of {case.architecture} under a head of none of the cases: "
+                "`harness train CASE --weights FILE` puts a new head on it."
+            )
+    return "This file fits none of the cases, nor the trunk of their networks."
 
 
 def _imagenet_state(architecture: Architecture) -> dict[str, Tensor]:
@@ -137,37 +182,12 @@ def _imagenet_state(architecture: Architecture) -> dict[str, Tensor]:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
             source.url, progress=False, check_hash=True, weights_only=True
         )
-    except (http.client.HTTPException, *_UNREADABLE) as error:
+    except (http.client.HTTPException, *UNREADABLE) as error:
         raise DataError(
             f"torchvision's ImageNet weights for {architecture} cannot be had: {error}.", hint=hint
         ) from error
     # Torch checks the hash of what it downloads, but not of a file that already lies in its cache.
-    wanted, found = file_name.rsplit("-", 1)[1].removesuffix(".pth"), sha256_from_file(folder / file_name)
-    if not found.startswith(wanted):
-        raise DataError(f"{folder / file_name} is another file than its name says: its sha256 is {found}.", hint=hint)
-    return state
-
-
-def state_from_file(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors, or from a torch file without executing any of it.
-
-    Raises DataError where the file is missing, malformed or would have to run code.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    hint = "Give a .safetensors file, or a .pth file that holds a plain state dict."
-    if not path.is_file():
-        raise DataError(f"There is no weights file {path}.", hint=hint)
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *_UNREADABLE) as error:
-        raise DataError(f"{path} is not a readable weights file: {error}", hint=hint) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"{path} holds no plain state dict.", hint=hint)
+    check_hash_of_name(folder / file_name, hint=hint)
     return state
 
 
