@@ -61,7 +61,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], *, durable: bool
         if durable:
             _sync(path.parent)  # The rename itself must reach the disk, or a power cut could bring the old name back.
     except OSError as error:
-        raise _writing_failed(path, error) from error
+        raise writing_failed(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -76,6 +76,15 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="")
 
 
+def allocate_blocks(path: Path) -> None:
+    """Give a sparse file real blocks; raise OSError where the disk has none.
+
+    Without, a full disk would kill the process at its first write to a mapped page.
+    """
+    with path.open("rb+") as stream:
+        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether a failed write, however a library wrapped it, ended for want of space.
 
@@ -85,7 +94,8 @@ def is_disk_full(error: BaseException) -> bool:
     return number in {errno.ENOSPC, errno.EDQUOT} or "no space left" in str(error).lower()
 
 
-def _writing_failed(path: Path, error: OSError) -> ArtifactError:
+def writing_failed(path: Path, error: OSError) -> ArtifactError:
+    """Return the one error that tells in words why `path` was not written."""
     if is_disk_full(error):
         return ArtifactError(
             f"The disk is full: {path} was not written; what was there before is intact.",
@@ -103,6 +113,11 @@ def _remove_leftovers(path: Path) -> None:
         process_id = leftover.name.split(".")[-2]
         if re.fullmatch("[0-9]{1,9}", process_id) and not _is_alive(int(process_id)):
             leftover.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is one that `write_atomically` has not, or will never, rename into place."""
+    return re.fullmatch(r"\..+\.[0-9]{1,9}\.tmp", path.name) is not None
 
 
 def _is_alive(process_id: int) -> bool:
