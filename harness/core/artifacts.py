@@ -26,6 +26,8 @@ class Kind(StrEnum):
     MANIFEST = "manifest"
     EVALUATION_IMAGES = "evaluation images"
     EVALUATION_ROWS = "evaluation rows"
+    FILM_PIXELS = "film pixels"
+    FILM_ROWS = "film rows"
     CHECKPOINT = "checkpoint"
     GOLDEN = "golden"
     ONNX_MODEL = "onnx model"

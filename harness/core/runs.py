@@ -16,6 +16,8 @@ from harness.core.contract import Contract
 from harness.core.errors import RunError, UsageError
 from harness.core.files import write_text_atomically
 
+IMPORTED_RECIPE = "imported"  # What stands for the recipe of weights from elsewhere.
+
 
 class RunIdentity(BaseModel):
     """Everything that decides a run's weights; `data` is the manifest's fingerprint, `weights` names a source."""
@@ -29,6 +31,11 @@ class RunIdentity(BaseModel):
     label_mode: LabelMode
     seed: int
     weights: str
+
+    @property
+    def imported(self) -> bool:
+        """Whether the run's weights were trained elsewhere, by nobody knows what recipe."""
+        return self.recipe.get("name") == IMPORTED_RECIPE
 
     def differences(self, other: RunIdentity) -> list[str]:
         """Return in words what differs between two identities, empty where they are equal."""
@@ -65,6 +72,9 @@ class RunRecord(BaseModel):
     machine: dict[str, JsonValue]
 
 
+_RESERVED_NAMES = frozenset({"evaluation-sets", "film-caches", "report"})
+
+
 class RunDirectory:
     """The paths inside one run's directory; creating the object touches nothing."""
 
@@ -85,6 +95,11 @@ class RunDirectory:
         """Where the evaluation sets shared by all runs of this directory lie."""
         return self.folder.parent / "evaluation-sets"
 
+    @property
+    def film_caches(self) -> Path:
+        """Where the decoded films shared by all runs of this directory lie."""
+        return self.folder.parent / "film-caches"
+
     def read_record(self) -> RunRecord:
         """Read run.json; raise RunError where it is missing or malformed."""
         hint = f"`harness train` makes runs; delete {self.folder} if it is a leftover."
@@ -102,12 +117,25 @@ class RunDirectory:
         """Read run.json of a run whose training is complete; raise RunError where it is not."""
         record = self.read_record()
         if record.status != "complete":
+            if record.identity.imported:
+                raise RunError(
+                    f"The import of {self.name} has not finished.",
+                    hint=f"Run `harness import {record.identity.case} FILE` with the options of before.",
+                )
             raise RunError(
                 f"The run {self.name} has not finished training.",
                 hint=f"Run `harness train {record.identity.case}` with the options of before: it goes on from its "
                 "last finished epoch.",
             )
         return record
+
+
+def check_run_name(name: str) -> None:
+    """Raise UsageError unless a name is that of a folder directly inside the folder of runs."""
+    if name in _RESERVED_NAMES:
+        raise UsageError(f"--name {name} is the name of a folder that all runs share.", hint="Choose another name.")
+    if Path(name).name != name or name in {"", ".", ".."}:
+        raise UsageError(f"--name {name} is not a plain folder name.", hint="Use letters, digits and dashes.")
 
 
 def runs_from_names(runs_folder: Path, names: tuple[str, ...]) -> list[RunDirectory]:

@@ -7,7 +7,6 @@ the films nor, for any backend but PyTorch's own, torch. Shapes: b images, h, w 
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from harness.core.artifacts import Kind, verified_sidecar, write_artifact
 from harness.core.contract import Preprocessing
 from harness.core.errors import ArtifactError
-from harness.core.files import sha256_from_text
+from harness.core.files import allocate_blocks, sha256_from_text
 from harness.core.metrics import UNLABELLED
 from harness.core.progress import Progress
 from harness.data.decoding import decoded_film, each_film
@@ -91,15 +90,14 @@ def _write_evaluation_set(folder: Path, manifest: Manifest, preprocessing: Prepr
     side_px = preprocessing.crop_px
     shape = (len(manifest.rows), side_px, side_px, 3)
     position = {manifest.film_path(row): i for i, row in enumerate(manifest.rows)}
+    sha256_of = {manifest.film_path(row): row.sha256 for row in manifest.rows}
 
     def write_images(temporary: Path) -> None:
         images_bhwc = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        # The new file is sparse: without real blocks a full disk would kill the process at the first write to a page.
-        with temporary.open("rb+") as stream:
-            os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
+        allocate_blocks(temporary)
 
         def fill(path: Path) -> None:
-            images_bhwc[position[path]] = pixels_from_film(decoded_film(path), preprocessing)
+            images_bhwc[position[path]] = pixels_from_film(decoded_film(path, sha256_of[path]), preprocessing)
 
         each_film(position, fill, progress=progress, description=f"Preparing images at {side_px} px")
         images_bhwc.flush()

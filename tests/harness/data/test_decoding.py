@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,15 @@ from harness.data.decoding import decoded_film, each_film, rgb_from_image
 _RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _pixels(path: Path) -> np.ndarray:
+    """Decode from the file and, with its hash, from memory: no mode may tell the two apart."""
     film = decoded_film(path)
     assert film.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(decoded_film(path, _sha256(path))), np.asarray(film))
     return np.asarray(film)
 
 
@@ -154,8 +161,11 @@ def test_a_truncated_film_is_refused(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-600])
 
-    with pytest.raises(DataError, match=path.name):
+    with pytest.raises(DataError, match=path.name) as from_file:
         decoded_film(path)
+    with pytest.raises(DataError) as from_memory:
+        decoded_film(path, _sha256(path))
+    assert from_memory.value.message == from_file.value.message
 
 
 @pytest.mark.parametrize(
@@ -167,11 +177,55 @@ def test_what_is_no_image_is_refused(path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"film\.png") as caught:
         decoded_film(path)
     assert caught.value.hint
+    with pytest.raises(DataError) as from_memory:
+        decoded_film(path, _sha256(path))
+    assert from_memory.value.message == caught.value.message
 
 
 def test_a_missing_film_is_refused(path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         decoded_film(path)
+
+
+def test_a_film_of_other_bytes_than_its_hash_is_refused_though_its_pixels_are_the_same(path: Path) -> None:
+    Image.fromarray(_RAMP).save(path)
+    recorded = _sha256(path)
+    path.write_bytes(path.read_bytes() + b"x")
+    decoded_film(path)
+
+    with pytest.raises(DataError, match=r"film\.png: changed since the manifest was made") as caught:
+        decoded_film(path, recorded)
+    assert "harness data prepare" in caught.value.hint
+
+
+def test_a_film_that_is_no_image_any_more_is_told_as_changed(path: Path) -> None:
+    Image.fromarray(_RAMP).save(path)
+    recorded = _sha256(path)
+    path.write_bytes(b"hello, I am text\n")
+
+    with pytest.raises(DataError, match="changed since the manifest was made"):
+        decoded_film(path, recorded)
+
+
+def test_a_film_that_vanished_since_it_was_hashed_is_told_as_missing(path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        decoded_film(path, "0" * 64)
+    assert caught.value.message == f"{path}: No such file or directory"
+
+
+def test_the_bytes_that_are_decoded_are_those_that_were_hashed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(_RAMP).save(path)
+    recorded, content, reads = _sha256(path), path.read_bytes(), []
+
+    def read_once(self: Path) -> bytes:
+        reads.append(self)
+        path.unlink()  # as if it were replaced right after
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_once)
+
+    _assert_gray(np.asarray(decoded_film(path, recorded)), _RAMP)
+    assert reads == [path]
 
 
 def test_a_decompression_bomb_is_refused_and_a_large_film_is_not_warned_of(
