@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -120,18 +120,55 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_prepared(result: PrepareResult, as_json: bool) -> None:
     """Print what `harness data` made: films by split and class, groups, notes."""
-    from harness.data.prepare import counts_by_split
-
-    manifest, counts = result.manifest, counts_by_split(result.manifest)
     if as_json:
-        summary = {"manifest": str(manifest.path), "groups": result.group_count, "counts": counts}
-        click.echo(json.dumps(summary | {"fingerprint": manifest.fingerprint, "notes": result.notes}))
+        click.echo(json.dumps(_prepared_summary(result)))
         return
-    names = sorted({name for split in counts.values() for name in split})
-    rows = [[split, *(str(found.get(name, 0)) for name in names)] for split, found in counts.items()]
-    print_table(f"{manifest.path.parent}: films by split and class", ["split", *names], rows)
+    manifest = result.manifest
+    names = _class_columns(result)
+    print_table(f"{manifest.path.parent}: films by split and class", ["split", *names], _prepared_rows(result, names))
     how = "split as the source has it" if result.split_by_source else "split by group"
     click.echo(f"{len(manifest.rows)} films in {result.group_count} groups (patients), {how}.")
     for note in result.notes:
         click.echo(f"Note: {note}")
     click.echo(f"Manifest: {manifest.path}")
+
+
+def print_prepared_folds(results: Sequence[PrepareResult], as_json: bool) -> None:
+    """Print what `harness data prepare --folds` made: films by fold, split and class, groups, notes."""
+    if as_json:
+        click.echo(json.dumps({"folds": [_prepared_summary(result) for result in results]}))
+        return
+    folders, first = [result.manifest.path.parent for result in results], results[0]
+    names = _class_columns(first)
+    rows = [
+        [folder.name, *row]
+        for folder, result in zip(folders, results, strict=True)
+        for row in _prepared_rows(result, names)
+    ]
+    print_table(f"{folders[0].parent}: films by fold, split and class", ["fold", "split", *names], rows)
+    films = len(first.manifest.rows)
+    click.echo(f"{films} films in {first.group_count} groups (patients), split by group; each tests in one fold.")
+    for note in first.notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"Data sets: {folders[0]} to {folders[-1]}")
+
+
+def _prepared_summary(result: PrepareResult) -> dict[str, Any]:
+    from harness.data.prepare import counts_by_split
+
+    manifest, counts = result.manifest, counts_by_split(result.manifest)
+    summary = {"manifest": str(manifest.path), "groups": result.group_count, "counts": counts}
+    return summary | {"fingerprint": manifest.fingerprint, "notes": result.notes}
+
+
+def _class_columns(result: PrepareResult) -> list[str]:
+    from harness.data.prepare import counts_by_split
+
+    return sorted({name for split in counts_by_split(result.manifest).values() for name in split})
+
+
+def _prepared_rows(result: PrepareResult, names: Sequence[str]) -> list[list[str]]:
+    from harness.data.prepare import counts_by_split
+
+    counts = counts_by_split(result.manifest)
+    return [[split, *(str(found.get(name, 0)) for name in names)] for split, found in counts.items()]

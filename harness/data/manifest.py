@@ -1,7 +1,8 @@
 """A manifest is the data set: which film, which class or none, which split, whose, and what bytes.
 
 It is one CSV file with a sidecar. Rows are ordered by split, class and hash, and the fingerprint covers everything
-but names, so a copied data set is the same data set, in the same order.
+but names, so a copied data set is the same data set, in the same order. The folds of a cross-validation are data
+sets like any other, in folders named fold-1, fold-2 and so on.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import csv
 import hashlib
 import io
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from harness.core.artifacts import Kind, verified_sidecar, write_artifact
+from pydantic import JsonValue
+
+from harness.core.artifacts import Kind, read_sidecar, verified_sidecar, write_artifact
 from harness.core.cases import Case
 from harness.core.errors import DataError
 from harness.core.files import sha256_from_file
@@ -66,26 +70,28 @@ class Manifest:
         return self.root / row.path
 
 
-def write_manifest(manifest: Manifest) -> None:
-    """Write the manifest and its sidecar."""
+def write_manifest(manifest: Manifest, *, fold: int | None = None, folds: int | None = None) -> None:
+    """Write the manifest and its sidecar, which names the fold it is and how many there are, where it is one."""
     text = io.StringIO()
     names = [field.name for field in fields(ManifestRow)]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in manifest.rows)
     inside = manifest.root == manifest.path.parent
+    details: dict[str, JsonValue] = {
+        "root": "." if inside else str(manifest.root),
+        "class_names": list(manifest.class_names),
+        "synthetic": manifest.synthetic,
+        "fingerprint": manifest.fingerprint,
+        "groups": len({row.group for row in manifest.rows}),
+    }
     write_artifact(
         manifest.path,
         partial(_write, text.getvalue()),
         kind=Kind.MANIFEST,
         parents={},
-        details={
-            "root": "." if inside else str(manifest.root),
-            "class_names": list(manifest.class_names),
-            "synthetic": manifest.synthetic,
-            "fingerprint": manifest.fingerprint,
-            "groups": len({row.group for row in manifest.rows}),
-        },
+        packages=("scikit-learn",) if folds else (),
+        details=details | ({"fold": fold, "folds": folds} if folds else {}),
     )
 
 
@@ -135,6 +141,12 @@ def manifest_for_case(data_folder: Path, case: Case) -> Manifest:
     inside = data_folder / f"dataset{case.dataset}"
     folder = data_folder if (data_folder / MANIFEST_NAME).is_file() else inside
     if not (folder / MANIFEST_NAME).is_file():
+        parent, numbers = _parent_of_folds(data_folder, case)
+        if numbers:
+            raise DataError(
+                f"{parent} is prepared as {len(numbers)} folds, which are data sets of their own.",
+                hint=f"Choose one of them, such as --data {fold_path(parent, numbers[0])}.",
+            )
         raise DataError(
             f"{case.name} needs dataset-{case.dataset}, and there is no {inside / MANIFEST_NAME}.",
             hint=f"`harness data prepare SOURCE {inside} --dataset {case.dataset}` makes it from class folders; "
@@ -148,6 +160,67 @@ def manifest_for_case(data_folder: Path, case: Case) -> Manifest:
             hint=f"Prepare the films with `--dataset {case.dataset}`, which knows the usual folder names.",
         )
     return manifest
+
+
+def fold_path(parent: Path, fold: int) -> Path:
+    """Return where a fold of the data set in `parent` lies."""
+    return parent / f"fold-{fold}"
+
+
+def fold_numbers(parent: Path) -> list[int]:
+    """Return the numbers of the folds that lie in a folder, in order."""
+    found = (re.fullmatch(r"fold-([1-9]\d*)", path.parent.name) for path in parent.glob(f"fold-*/{MANIFEST_NAME}"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def fold_folder(data_folder: Path, case: Case, fold: int) -> Path:
+    """Find a fold of the case's data set: DATA/fold-K, or DATA/datasetN/fold-K; raise DataError where there is none."""
+    parent, numbers = _parent_of_folds(data_folder, case)
+    folder = fold_path(parent, fold)
+    if fold not in numbers:
+        there = f"The folds there are {_listed(numbers)}." if numbers else "There are no folds yet."
+        raise DataError(
+            f"{case.name} needs fold {fold} of dataset-{case.dataset}, and there is no {folder / MANIFEST_NAME}.",
+            hint=f"{there} {_folds_remedy(parent, case, 'K')}",
+        )
+    return folder
+
+
+def folds_in(data_folder: Path, case: Case) -> list[int]:
+    """Return the numbers of the folds of the case's data set, in order; none where it is not prepared as folds.
+
+    Raises DataError where some are missing: a mean over three of five folds would pass for the cross-validation.
+    Raises ArtifactError where the first fold's sidecar does not say how many there should be.
+    """
+    parent, numbers = _parent_of_folds(data_folder, case)
+    if not numbers:
+        return []
+    first = fold_path(parent, numbers[0]) / MANIFEST_NAME
+    folds = read_sidecar(first, kind=Kind.MANIFEST, remedy=_REMEDY).details.get("folds")
+    # Folds that somebody split by hand do not say how many they are.
+    if isinstance(folds, int) and numbers != list(range(1, folds + 1)):
+        raise DataError(
+            f"{parent} holds the folds {_listed(numbers)}, and was prepared as {folds}.",
+            hint=_folds_remedy(parent, case, str(folds)),
+        )
+    return numbers
+
+
+def _parent_of_folds(data_folder: Path, case: Case) -> tuple[Path, list[int]]:
+    """Return the folder that the case's folds lie in, or would lie in, and their numbers."""
+    numbers = fold_numbers(data_folder)
+    if numbers or (data_folder / MANIFEST_NAME).is_file():
+        return data_folder, numbers
+    inside = data_folder / f"dataset{case.dataset}"
+    return inside, fold_numbers(inside)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _folds_remedy(parent: Path, case: Case, folds: str) -> str:
+    return f"`harness data prepare SOURCE {parent} --dataset {case.dataset} --folds {folds}` makes them."
 
 
 def check_films(manifest: Manifest) -> None:

@@ -13,16 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from harness.core.cases import DatasetKind
-from harness.core.errors import DataError, UsageError
+from harness.core.errors import UsageError
 from harness.core.files import sha256_from_file, write_atomically, write_text_atomically
 from harness.core.progress import Progress
-from harness.data.decoding import decoded_film, each_film, unreadable_films
 from harness.data.folders import FoundFilms, films_in_folder
 from harness.data.grouping import GroupOf
 from harness.data.manifest import MANIFEST_NAME, Manifest, ManifestRow, write_manifest
+from harness.data.rows import refuse_leaks, rows_from_films, with_merged_groups
 from harness.data.splitting import SPLITS, assigned_splits
 
 # Left by the phantom generator in its output; whatever is prepared from there says so on its face.
@@ -62,14 +60,13 @@ def prepare(request: PrepareRequest, progress: Progress) -> PrepareResult:
             f"{request.source} is already split, so --split does not apply.",
             hint="Leave --split out to take the split as it is, or give a folder of class folders.",
         )
-    rows = _rows_from_films(found, request, progress)
-    _refuse_contradictions(rows)
+    rows = rows_from_films(request.source, found, request.group_of, progress)
     if found.is_split:
-        _refuse_leaks(rows)
+        refuse_leaks(rows)
     else:
         rows = _split_rows(rows, request)
     root = request.source.resolve()
-    synthetic = any((folder / SYNTHETIC_MARK).is_file() for folder in (root, root.parent))
+    synthetic = is_synthetic(root)
     if request.placement != "reference" and synthetic:
         write_text_atomically(request.out / SYNTHETIC_MARK, f"Copied from {request.source}; no film of a person.\n")
     if request.placement != "reference":
@@ -87,87 +84,19 @@ def prepare(request: PrepareRequest, progress: Progress) -> PrepareResult:
         manifest=manifest,
         group_count=len({row.group for row in rows}),
         split_by_source=found.is_split,
-        notes=_notes(found, rows),
+        notes=notes_from_rows(found, rows),
     )
-
-
-def _rows_from_films(found: FoundFilms, request: PrepareRequest, progress: Progress) -> list[ManifestRow]:
-    source = request.source
-
-    def properties(path: Path) -> tuple[str, int, int, str]:
-        decoded_film(path)
-        with Image.open(path) as image:
-            return sha256_from_file(path), image.width, image.height, image.mode
-
-    read = each_film((film.path for film in found.films), properties, progress=progress, description="Reading films")
-    failures, groups = [], []
-    for film in found.films:
-        try:
-            groups.append(request.group_of(film.path.relative_to(source)))
-        except DataError as error:
-            failures.append(error.message)
-    if failures:
-        raise unreadable_films(failures, total=len(found.films))
-    return [
-        ManifestRow(
-            path=film.path.relative_to(source).as_posix(),
-            class_name=film.class_name,
-            split=film.split or "train",
-            group=group,
-            sha256=sha256,
-            width=width,
-            height=height,
-            mode=mode,
-        )
-        for film, group, (sha256, width, height, mode) in zip(found.films, groups, read, strict=True)
-    ]
-
-
-def _refuse_contradictions(rows: list[ManifestRow]) -> None:
-    """Identical bytes with two labels: one of them is wrong, and no split can be right."""
-    by_hash = defaultdict(list)
-    for row in rows:
-        by_hash[row.sha256].append(row)
-    odd = [same for same in by_hash.values() if len({row.class_name for row in same} - {""}) > 1]
-    if odd:
-        named = "\n  ".join(" = ".join(row.path for row in same) for same in odd[:20])
-        raise DataError(f"{len(odd)} films lie in two classes at once:\n  {named}", hint="Remove the wrong copies.")
-
-
-def _refuse_leaks(rows: list[ManifestRow]) -> None:
-    by_hash = defaultdict(list)
-    for row in rows:
-        by_hash[row.sha256].append(row)
-    leaks = [same for same in by_hash.values() if len({row.split for row in same}) > 1]
-    if leaks:
-        named = "\n  ".join(" = ".join(row.path for row in same) for same in leaks[:20])
-        raise DataError(
-            f"{len(leaks)} films lie in two splits at once, so the test would not be one:\n  {named}",
-            hint="Remove the copies from all splits but one.",
-        )
 
 
 def _split_rows(rows: list[ManifestRow], request: PrepareRequest) -> list[ManifestRow]:
-    """Split by group; films with identical bytes count as one group, whatever they are called."""
-    merged: dict[str, str] = {}
-
-    def representative(name: str) -> str:
-        while merged.get(name, name) != name:
-            name = merged[name]
-        return name
-
-    first_group: dict[str, str] = {}
-    for row in rows:
-        ours, theirs = representative(row.group), representative(first_group.setdefault(row.sha256, row.group))
-        merged[max(ours, theirs)] = min(ours, theirs)
-    groups = [representative(row.group) for row in rows]
+    rows = with_merged_groups(rows)
     splits = assigned_splits(
         [row.class_name for row in rows],
-        groups,
+        [row.group for row in rows],
         fractions=request.fractions or _DEFAULT_FRACTIONS,
         seed=request.seed,
     )
-    return [replace(row, split=split, group=group) for row, split, group in zip(rows, splits, groups, strict=True)]
+    return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)]
 
 
 def _placed_rows(rows: list[ManifestRow], root: Path, request: PrepareRequest, progress: Progress) -> list[ManifestRow]:
@@ -201,7 +130,13 @@ def _place(source: Path, target: Path, placement: Placement) -> None:
     write_atomically(target, write)
 
 
-def _notes(found: FoundFilms, rows: list[ManifestRow]) -> tuple[str, ...]:
+def is_synthetic(root: Path) -> bool:
+    """Tell whether the films of a source are phantoms."""
+    return any((folder / SYNTHETIC_MARK).is_file() for folder in (root, root.parent))
+
+
+def notes_from_rows(found: FoundFilms, rows: list[ManifestRow]) -> tuple[str, ...]:
+    """Return what a person should know of the films, in words."""
     notes = []
     if found.ignored:
         shown = ", ".join(path.name for path in found.ignored[:5])
