@@ -4,7 +4,7 @@
     ├── UsageError          2   the request itself is wrong: unknown case, options that exclude each other
     ├── DataError           1   images, folders, manifests
     ├── ArtifactError       1   a file does not hold what its sidecar says, or cannot be written
-    ├── RunError            1   a run directory belongs to another experiment, or is not finished
+    ├── RunError            1   a run directory belongs to another experiment, is not finished, or is in use
     ├── ExportError         1   the exporter, the ONNX parser or an engine builder refused
     └── BackendError        1   a runtime cannot load or execute an artifact
 
@@ -42,7 +42,7 @@ class ArtifactError(HarnessError):
 
 
 class RunError(HarnessError):
-    """A run directory belongs to another experiment, or is not finished."""
+    """A run directory belongs to another experiment, is not finished, or is in use."""
 
 
 class ExportError(HarnessError):
