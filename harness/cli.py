@@ -17,7 +17,15 @@ import click
 from harness import __version__
 from harness.cli_data import data
 from harness.core.errors import HarnessError
-from harness.options import EPILOG, json_option, path_type, runs_option
+from harness.options import (
+    EPILOG,
+    data_option,
+    json_option,
+    label_mode_option,
+    path_type,
+    recipe_options,
+    runs_option,
+)
 
 _EXIT_VERDICT_FAILED = 3
 _EXIT_INTERRUPTED = 130
@@ -54,20 +62,20 @@ cli.add_command(data)
 
 @cli.command(epilog="Example: harness train d2-resnet18-focal --data data/dataset2 --weights random")
 @click.argument("cases", nargs=-1, required=True, metavar="CASE...|all|dataset1|dataset2")
-@click.option(
-    "--data",
-    "data_folder",
-    type=path_type,
-    default="data",
-    show_default=True,
-    help="Data set, or folder of both.",
-)
+@data_option
 @runs_option
 @click.option("--name", help="Name of the run's directory.  [default: the case]")
-@click.option("--recipe", type=click.Choice(["published", "quick"]), default="published", show_default=True)
+@click.option("--recipe", type=click.Choice(["published", "quick", "strong"]), default="published", show_default=True)
 @click.option("--loss", type=click.Choice(["ce", "focal"]), help="Instead of the case's own loss.")
-@click.option("--label-mode", type=click.Choice(["multiclass", "multilabel"]), default="multiclass", show_default=True)
+@label_mode_option
 @click.option("--weights", default="imagenet", show_default=True, help="imagenet, random, or a file for the trunk.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the machine multiplies it.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -75,30 +83,55 @@ cli.add_command(data)
     show_default=True,
     help="Decides all that is random.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
+@click.option("--fold", metavar="K|all", help="Folds that `harness data prepare --folds` made.")
+@recipe_options
+@click.option("--dry-run", is_flag=True, help="Check everything, time one step, write nothing.")
 @click.option("--force", is_flag=True, help="Delete an existing run of that name and train again.")
 @json_option
 def train(cases: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Train cases; an unfinished run goes on where it stopped, a finished one is left alone.
 
-    A run stores its weights, metrics and reference answers in RUNS/NAME. `all` goes on when a case fails.
+    A run stores its weights, metrics and reference answers in RUNS/NAME. `all` goes on when a case fails. Under
+    `torchrun` the processes share every batch.
     """
     from harness.console import console_progress, print_table
     from harness.core.cases import cases_from_names
 
     chosen = cases_from_names(cases)  # A misspelt case is told before torch is loaded.
-    from train.many import requests_for_cases, train_many
+    from harness.core.progress import SILENT
+    from train.dry_run import PLAN_COLUMNS
+    from train.many import (
+        TRAIN_COLUMNS,
+        fold_lines,
+        options_from_command_line,
+        planned,
+        requests_for_cases,
+        train_many,
+    )
+    from train.ranks import started_ranks
 
-    outcomes = train_many(requests_for_cases(chosen, **options), console_progress())
+    train_options = options_from_command_line(options)
+    with started_ranks() as ranks:
+        if train_options.dry_run and ranks.writes:
+            plans = planned(requests_for_cases(chosen, train_options))
+            if as_json:
+                click.echo(json.dumps([plan.summary() for plan in plans]))
+            else:
+                print_table("Dry run: nothing was written", PLAN_COLUMNS, [plan.row() for plan in plans])
+        if train_options.dry_run:
+            return
+        progress = console_progress() if ranks.writes else SILENT
+        outcomes = train_many(requests_for_cases(chosen, train_options), progress, ranks)
+        if not ranks.writes:
+            return
     if as_json:
         click.echo(json.dumps([outcome.summary() for outcome in outcomes]))
     else:
         if len(outcomes) == 1 and outcomes[0].text:
             click.echo(outcomes[0].text)
-        columns = ["run", "status", "accuracy", "macro-F1", "study", "initial weights", "note"]
-        print_table("Training (test split)", columns, [outcome.row() for outcome in outcomes])
+        print_table("Training (test split)", TRAIN_COLUMNS, [outcome.row() for outcome in outcomes])
+        for line in fold_lines(outcomes):
+            click.echo(line)
     _exit_on_failures(outcomes)
 
 
@@ -111,6 +144,33 @@ def _exit_on_failures(outcomes: Any, *, verdict_failed: bool = False) -> None:
         raise click.exceptions.Exit(_EXIT_VERDICT_FAILED)
     if failed:
         raise click.exceptions.Exit(max(error.exit_code for error in failed))
+
+
+@cli.command(
+    "import", epilog="Example: harness import d1-resnet18-all weights/d1-resnet18-all.pth --data data/dataset1"
+)
+@click.argument("case", metavar="CASE")
+@click.argument("file", type=path_type)
+@data_option
+@runs_option
+@click.option("--name", help="Name of the run's directory.  [default: the case]")
+@label_mode_option
+@click.option("--force", is_flag=True, help="Delete an existing run of that name and import again.")
+@json_option
+def import_weights(case: str, file: Path, as_json: bool, **options: Any) -> None:
+    """Make a finished run of a state dict from elsewhere (.pth, .pt or .safetensors).
+
+    The file must hold every tensor of the case and no other; nothing in it is executed. Its answers to the data set
+    are computed once, and then export, bench and report work on it as on a trained run.
+    """
+    from harness.console import console_progress
+    from harness.core.cases import case_named
+
+    chosen = case_named(case)  # A misspelt case is told before torch is loaded.
+    from train.importing import ImportRequest, import_run
+
+    result = import_run(ImportRequest(case=chosen, path=file, **options), console_progress())
+    click.echo(json.dumps(result.summary()) if as_json else "\n".join(result.lines()))
 
 
 @cli.command(epilog="Example: harness export --trt")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import util
@@ -17,6 +18,10 @@ import pytest
 # Before torch is imported, and inherited by every process a test starts: two spinning OpenMP threads on shared
 # cores are many times slower than one, and equal numbers of threads are what makes two trainings bit-identical.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A suite started in the background of a shell inherits an ignored Ctrl-C, and so would every process it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CASE = "d2-resnet18-ce"
 BATCH_SIZE = 12

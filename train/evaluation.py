@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from harness.core.cases import case_named
-from harness.core.files import write_text_atomically
 from harness.core.metrics import (
     SplitMetrics,
     answers_from_probabilities,
@@ -23,7 +18,6 @@ from harness.core.published import caveats, published_metrics
 from harness.core.runs import RunRecord
 from harness.data.evaluation_set import EvaluationSet
 from harness.data.splitting import SPLITS
-from train.resume import EpochRecord
 
 
 class Evaluation(BaseModel):
@@ -49,7 +43,9 @@ def evaluation_from_logits(
     best_epoch: int,
 ) -> Evaluation:
     """Return the metrics of every labelled split from the golden's logits_bc."""
-    case, label_mode = case_named(record.identity.case), record.identity.label_mode
+    identity = record.identity
+    case, label_mode = case_named(identity.case), identity.label_mode
+    synthetic = record.contract.synthetic
     answers_b = answers_from_probabilities(probabilities_from_logits(logits_bc, label_mode), label_mode)
     ours = {}
     for split in SPLITS:
@@ -63,7 +59,9 @@ def evaluation_from_logits(
         best_epoch=best_epoch,
         ours=ours,
         published=published_metrics(case),
-        caveats=tuple(caveats(case, label_mode, synthetic=record.contract.synthetic, weights=record.identity.weights)),
+        caveats=tuple(
+            caveats(case, label_mode, synthetic=synthetic, weights=identity.weights, imported=identity.imported)
+        ),
     )
 
 
@@ -78,12 +76,3 @@ def evaluation_text(evaluation: Evaluation) -> str:
             if metrics:
                 parts += [f"{split}, {whose}:", classification_text(metrics), ""]
     return "\n".join([*parts, *(f"Note: {note}" for note in evaluation.caveats)])
-
-
-def write_history(path: Path, history: tuple[EpochRecord, ...]) -> None:
-    """Write metrics.csv, one line an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(EpochRecord.model_fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(record.model_dump() for record in history)
-    write_text_atomically(path, text.getvalue())

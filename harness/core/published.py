@@ -40,11 +40,16 @@ def _metrics_from_confusion(confusion: list[list[int]], class_names: tuple[str, 
     return metrics
 
 
-def caveats(case: Case, label_mode: LabelMode, *, synthetic: bool, weights: str) -> list[str]:
+def caveats(case: Case, label_mode: LabelMode, *, synthetic: bool, weights: str, imported: bool = False) -> list[str]:
     """Return what a reader must know before comparing a run of `case` with its published figures."""
     notes = []
     if synthetic:
-        notes.append("Trained and tested on synthetic phantoms: the accuracies say nothing about films.")
+        done = "Tested" if imported else "Trained and tested"
+        notes.append(f"{done} on synthetic phantoms: the accuracies say nothing about films.")
+    if imported:
+        notes.append(
+            "Weights trained elsewhere and imported: films tested here may have been among their training films."
+        )
     if weights == "random":
         notes.append("Random initialisation; the study started from ImageNet weights.")
     if case.dataset == 2 and label_mode == "multiclass":

@@ -15,8 +15,19 @@ from harness.cli import cli
 
 # What a release promises. An option more or less is a decision, not an accident: change it here too.
 _OPTIONS: dict[str, set[str]] = {
-    "data prepare": {"--dataset", "--split", "--seed", "--group-regex", "--groups", "--copy", "--link", "--json"},
+    "data prepare": {
+        "--dataset",
+        "--split",
+        "--folds",
+        "--seed",
+        "--group-regex",
+        "--groups",
+        "--copy",
+        "--link",
+        "--json",
+    },
     "data demo": {"--images-per-class", "--seed", "--json"},
+    "data download": {"--json"},
     "train": {
         "--data",
         "--runs",
@@ -25,13 +36,23 @@ _OPTIONS: dict[str, set[str]] = {
         "--loss",
         "--label-mode",
         "--weights",
+        "--precision",
         "--seed",
+        "--fold",
         "--epochs",
         "--batch-size",
-        "--learning-rate",
+        "--lr",
+        "--patience",
+        "--class-weights",
+        "--views",
+        "--cache-side",
+        "--limit-batches",
+        "--deterministic",
+        "--dry-run",
         "--force",
         "--json",
     },
+    "import": {"--data", "--runs", "--name", "--label-mode", "--force", "--json"},
     "export": {"--runs", "--trt", "--flavour", "--max-batch", "--force", "--json"},
     "bench": {
         "--runs",
@@ -110,6 +131,9 @@ def test_opening_the_front_door_loads_no_library_and_no_stage() -> None:
         (("train",), 2, "Missing argument"),
         (("train", "all", "--colour", "red"), 2, "No such option"),
         (("train", "all", "--epochs", "0"), 2, "--epochs"),
+        (("import", "d2-resnet18", "w.pth"), 2, "Did you mean d2-resnet18"),
+        (("import", "d2-resnet18-ce"), 2, "Missing argument 'FILE'"),
+        (("import", "d2-resnet18-ce", "w.pth"), 1, "There is no weights file w.pth"),
         (("paint",), 2, "No such command"),
         (("export",), 2, "There are no runs in runs"),
         (("bench", "somewhere"), 2, "no run named somewhere"),
@@ -117,6 +141,12 @@ def test_opening_the_front_door_loads_no_library_and_no_stage() -> None:
         (("data", "prepare", ".", "out", "--split", "1/1/1"), 2, "three positive fractions"),
         (("data", "prepare", ".", "out", "--group-regex", "("), 2, "not a regular expression"),
         (("data", "prepare", ".", "out", "--dataset", "3"), 2, "--dataset"),
+        (("data", "prepare", ".", "out", "--folds", "1"), 2, "--folds"),
+        (("data", "prepare", ".", "out", "--folds", "3", "--split", "0.7/0.1/0.2"), 2, "--folds and --split exclude"),
+        (("data", "prepare", ".", "out", "--folds", "3", "--copy"), 2, "--folds and --copy exclude"),
+        (("data", "prepare", ".", "out", "--folds", "3"), 2, "Give a folder outside SOURCE."),
+        (("data", "download", "dataset3", "out"), 2, "'dataset3' is not one of"),
+        (("data", "download", "weights"), 2, "Missing argument 'OUT'"),
         (("data", "demo", "out", "--images-per-class", "2"), 2, "--images-per-class"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
@@ -153,6 +183,26 @@ def test_preparing_prints_a_table_for_people_and_json_for_machines(tmp_path: Pat
     summary = json.loads(machine.stdout)
     assert summary["counts"]["train"] == {"covid": 7, "normal": 7}
     assert summary["manifest"] == str(Path("out", "manifest.csv"))
+
+
+def test_preparing_folds_shows_every_fold_to_people_and_machines(tmp_path: Path, write_folders) -> None:
+    write_folders({"covid": 20, "normal": 20})
+
+    table = _harness("data", "prepare", "films", "out", "--folds", "2", folder=tmp_path)
+    machine = _harness("data", "prepare", "films", "out", "--folds", "2", "--json", folder=tmp_path)
+
+    assert table.returncode == machine.returncode == 0, table.stderr + machine.stderr
+    rows = [line.split() for line in table.stdout.splitlines() if line.startswith("fold-")]
+    assert [row[:2] for row in rows] == [
+        [fold, split] for fold in ("fold-1", "fold-2") for split in ("train", "validation", "test")
+    ]
+    assert [row[2:] for row in rows if row[1] == "test"] == [["10", "10"]] * 2
+    assert "40 films in 40 groups (patients), split by group; each tests in one fold." in table.stdout
+    summaries = json.loads(machine.stdout)["folds"]
+    assert [summary["manifest"] for summary in summaries] == [
+        str(Path("out", fold, "manifest.csv")) for fold in ("fold-1", "fold-2")
+    ]
+    assert all(sum(counts["covid"] for counts in summary["counts"].values()) == 20 for summary in summaries)
 
 
 def test_the_users_own_files_named_like_our_packages_change_nothing(tmp_path: Path) -> None:

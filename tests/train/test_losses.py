@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
-from train.losses import loss_function, multilabel_targets, sigmoid_focal_loss, softmax_focal_loss
+from train.losses import balanced_weights, loss_function, multilabel_targets, sigmoid_focal_loss, softmax_focal_loss
 
 _LABELS = torch.tensor([0, 1, 2, 2, 1, 0, 1])
 
@@ -131,3 +131,34 @@ def test_the_names_choose_the_loss_they_name(logits_bc: Tensor) -> None:
     }
     for (loss, mode), value in expected.items():
         torch.testing.assert_close(loss_function(loss, mode)(logits_bc, _LABELS), value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_cross_entropy_is_torchs(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_bc, labels_b = 3 * torch.randn(9, 3, generator=generator), torch.arange(9) % 3
+    ours = loss_function("ce", "multiclass", label_smoothing=smoothing)(logits_bc, labels_b)
+    torch.testing.assert_close(ours, functional.cross_entropy(logits_bc, labels_b, label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize("loss", ["ce", "focal"])
+@pytest.mark.parametrize("label_mode", ["multiclass", "multilabel"])
+def test_weighted_losses_of_parts_add_up_to_that_of_the_batch(loss: str, label_mode: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_bc, labels_b = torch.randn(10, 3, generator=generator), torch.tensor([0, 1, 1, 2, 2, 2, 1, 0, 2, 1])
+    function = loss_function(
+        loss,  # type: ignore[arg-type]
+        label_mode,  # type: ignore[arg-type]
+        alpha_c=balanced_weights(labels_b, 3),
+        label_smoothing=0.1,
+    )
+    parts = [function(logits_bc[part], labels_b[part]) * n / 10 for part, n in ((slice(0, 3), 3), (slice(3, 10), 7))]
+    torch.testing.assert_close(sum(parts), function(logits_bc, labels_b))
+
+
+def test_balanced_weights_are_inverse_to_frequency_with_mean_one_over_the_images() -> None:
+    labels_b = torch.tensor([0] * 2 + [1] * 6 + [2] * 4 + [-1])
+    weights_c = balanced_weights(labels_b, 3)
+    torch.testing.assert_close(weights_c, torch.tensor([12 / 6, 12 / 18, 12 / 12]))
+    assert float(weights_c[labels_b[:-1]].mean()) == pytest.approx(1.0)
+    assert balanced_weights(torch.tensor([0, 2]), 3).tolist() == [1.0, 0.0, 1.0]

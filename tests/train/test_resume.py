@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import shutil
 import signal
@@ -67,7 +68,10 @@ def _interrupt(request: TrainRequest, description: str, at_advance: int) -> Path
 
 def _history(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(encoding="utf-8", newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "duration_s"} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key not in {"duration_s", "load_share"}}
+            for row in csv.DictReader(stream)
+        ]
 
 
 def _assert_same_run(folder: Path, other: Path) -> None:
@@ -112,10 +116,8 @@ def test_an_augmented_run_of_dataset_1_continues_to_the_same_bytes(
     make_request: Callable[..., TrainRequest], tmp_path: Path
 ) -> None:
     case = case_named("d1-resnet18-fc")
-    recipe = recipe_for_case("published", case, epochs=3, batch_size=16).model_copy(
-        update={"resize_px": 73, "crop_px": 64}
-    )
-    assert recipe.augment
+    recipe = recipe_for_case("published", case, epochs=3, batch_size=16, resize_px=73, crop_px=64)
+    assert recipe.augmentation == "study"
     whole = _train(make_request(tmp_path / "whole", case=case.name, recipe=recipe))
     request = make_request(tmp_path / "cut", case=case.name, recipe=recipe)
     cut = _interrupt(request, "epoch 2/", 2)
@@ -135,7 +137,7 @@ def test_a_training_killed_three_times_ends_in_the_same_bytes(
     demo_data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     program = Path(sys.executable).with_name("harness")
-    options = f"--recipe quick --weights random --epochs {_EPOCHS} --batch-size 12".split()
+    options = f"--recipe quick --weights random --precision fp32 --epochs {_EPOCHS} --batch-size 12".split()
     command = [program, "train", "d2-resnet18-ce", "--data", demo_data, "--runs", tmp_path, *options]
     folder = tmp_path / "d2-resnet18-ce"
     moments: list[Callable[[], bool]] = [
@@ -154,22 +156,92 @@ def test_a_training_killed_three_times_ends_in_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_a_training_killed_at_a_dozen_random_moments_ends_in_the_same_bytes(
-    demo_data: Path, undisturbed: Path, tmp_path: Path
+def test_a_training_killed_at_random_moments_again_and_again_ends_in_the_same_bytes(
+    demo_data: Path, make_request: Callable[..., TrainRequest], tmp_path: Path
 ) -> None:
+    """At least 50 kills, with an optimiser, an average and a cache that all have state: the recipe `strong`."""
+    epochs, wanted_kills = 6, 50
     program = Path(sys.executable).with_name("harness")
-    options = f"--recipe quick --weights random --epochs {_EPOCHS} --batch-size 12".split()
-    command = [program, "train", "d2-resnet18-ce", "--data", demo_data, "--runs", tmp_path, *options]
+    options = f"--recipe strong --weights random --precision fp32 --batch-size 12 --epochs {epochs}".split()
+    command = [program, "train", "d2-resnet18-ce", "--data", demo_data, *options]
+    subprocess.run([*command, "--runs", tmp_path / "whole"], check=True, capture_output=True, timeout=600)
     moments = random.Random(0)
-    for _ in range(12):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=moments.uniform(2.0, 12.0))  # Some kills fall on a finished run, which must stay.
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    _assert_same_run(tmp_path / "d2-resnet18-ce", undisturbed)
+    kills = rounds = 0
+    while kills < wanted_kills:
+        rounds += 1
+        runs = tmp_path / f"cut-{rounds}"
+        folder = runs / "d2-resnet18-ce"
+        finished_epochs = 0
+        while not (folder / "evaluation.json").is_file():
+            with subprocess.Popen(
+                [*command, "--runs", runs], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
+                try:
+                    process.wait(timeout=moments.uniform(2.0, 12.0))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    kills += 1
+            state = folder / "last" / "state.json"
+            if state.is_file():  # Whole whenever it is there, and no finished epoch is ever taken back.
+                history = json.loads(state.read_text())["history"]
+                assert len(history) >= finished_epochs
+                finished_epochs = len(history)
+        subprocess.run([*command, "--runs", runs], check=True, capture_output=True, timeout=600)
+        _assert_same_run(folder, tmp_path / "whole" / "d2-resnet18-ce")
+        shutil.rmtree(runs)
+    sys.stdout.write(f"{kills} kills in {rounds} trainings\n")  # Shown with `pytest -s`.
+
+
+def test_optimiser_average_and_augmentation_of_the_strong_recipe_continue_to_the_same_bytes(
+    make_request: Callable[..., TrainRequest], tmp_path: Path
+) -> None:
+    case = case_named("d2-resnet18-ce")
+    recipe = recipe_for_case("strong", case, epochs=3, batch_size=12, resize_px=73, crop_px=64)
+    whole = _train(make_request(tmp_path / "whole", recipe=recipe))
+    request = make_request(tmp_path / "cut", recipe=recipe)
+    cut = _interrupt(request, "epoch 2/", 2)
+    assert {path.name for path in (cut / "last").glob("*.safetensors")} == {
+        "weights-001.safetensors",
+        "raw-001.safetensors",
+        "optimiser-001.safetensors",
+    }
+    _train(request)
+    _assert_same_run(cut, whole)
+
+
+def test_a_process_killed_between_an_epochs_state_and_its_telling_tells_it_later(
+    make_request: Callable[..., TrainRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, history: object) -> None:
+        raise KeyboardInterrupt
+
+    request = make_request(tmp_path, epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("train.history.write_history", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(request, _listener())
+    folder = tmp_path / request.case.name
+    assert (folder / "last" / "state.json").is_file()
+    assert not (folder / "metrics.csv").exists()
+    _train(request)
+    assert [row["epoch"] for row in _history(folder)] == ["1"]
+
+
+def test_tensorboard_holds_each_epoch_once_however_often_the_run_was_cut(
+    make_request: Callable[..., TrainRequest], tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    request = make_request(tmp_path, epochs=3)
+    for epoch in (2, 3):
+        folder = _interrupt(request, f"epoch {epoch}/", 1)
+    _train(request)
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    for name in ("training_loss", "validation_macro_f1", "learning_rate"):
+        scalars = events.Scalars(name)
+        assert [each.step for each in scalars] == [1, 2, 3]
+        assert [each.value for each in scalars] == pytest.approx([float(row[name]) for row in _history(folder)])
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +257,13 @@ def _truncate(path: Path) -> None:
     ("name", "damage"),
     [
         ("weights-001.safetensors", _truncate),
-        ("momentum-001.safetensors", _truncate),
-        ("momentum-001.safetensors", Path.unlink),
+        ("optimiser-001.safetensors", _truncate),
+        ("optimiser-001.safetensors", Path.unlink),
         ("state.json", _truncate),
         ("state.json", lambda path: path.write_bytes(b"\xff\xfe")),
         ("state.json", lambda path: path.write_text("{}")),
     ],
-    ids=["weights cut", "momentum cut", "momentum gone", "state cut", "state not text", "state empty"],
+    ids=["weights cut", "optimiser cut", "optimiser gone", "state cut", "state not text", "state empty"],
 )
 def test_damaged_resume_state_is_refused_with_what_to_delete(
     make_request: Callable[..., TrainRequest],

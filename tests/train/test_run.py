@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,26 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_m
 from torch import nn
 
 from harness.core.artifacts import Kind, verified_sidecar
-from harness.core.cases import CASES, case_named
+from harness.core.cases import CASES, DATASETS, case_named
 from harness.core.errors import DataError, RunError, UsageError
+from harness.core.lock import LOCK_NAME
 from harness.core.models import freeze_trunk, model_from_case, set_training_mode
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
+from harness.data.folds import prepare_folds
+from harness.data.grouping import default_group
 from harness.data.manifest import manifest_for_case
-from train import loop
+from harness.data.prepare import PrepareRequest
+from train import run as run_module
+from train.batches import Batch
+from train.dry_run import planned_run
 from train.losses import loss_function
-from train.many import requests_for_cases, train_many
+from train.many import TrainOptions, fold_lines, options_from_command_line, requests_for_cases, train_many
+from train.ranks import ONE_PROCESS
 from train.recipes import recipe_for_case
-from train.resume import ResumeFolder
 from train.run import TrainRequest, train_run
+from train.sources import images_at_once
+from train.steps import Stepper
 
 RequestMaker = Callable[..., TrainRequest]
 
@@ -42,7 +52,7 @@ def _contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != LOCK_NAME
     }
 
 
@@ -240,7 +250,7 @@ def test_training_goes_on_when_torch_itself_fails_on_one_case(
     def exhausted(images_bchw: torch.Tensor, labels_b: torch.Tensor) -> torch.Tensor:
         return torch.empty(1 << 60)
 
-    monkeypatch.setattr("train.run.loss_function", lambda loss, mode: exhausted if mode == "multilabel" else _ce)
+    monkeypatch.setattr("train.run.loss_function", lambda loss, mode, **_: exhausted if mode == "multilabel" else _ce)
     requests = [
         make_request(tmp_path, label_mode="multilabel", name="first"),
         make_request(tmp_path, name="second"),
@@ -254,7 +264,7 @@ def test_training_goes_on_when_torch_itself_fails_on_one_case(
 _ce = loss_function("ce", "multiclass")
 
 
-def _many_options(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+def _many_options(tmp_path: Path, **changes: Any) -> TrainOptions:
     options: dict[str, Any] = {
         "data_folder": tmp_path,
         "runs_folder": tmp_path,
@@ -264,23 +274,213 @@ def _many_options(tmp_path: Path, **changes: Any) -> dict[str, Any]:
         "label_mode": "multiclass",
         "weights": "random",
         "seed": 0,
-        "epochs": None,
-        "batch_size": None,
-        "learning_rate": None,
+        "precision": "auto",
+        "fold": None,
         "force": False,
+        "dry_run": False,
     }
-    return options | changes
+    return options_from_command_line(options | changes)
 
 
 def test_one_name_cannot_be_given_to_several_cases(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--name"):
-        requests_for_cases(list(CASES.values()), **_many_options(tmp_path, name="one"))
+        requests_for_cases(list(CASES.values()), _many_options(tmp_path, name="one"))
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "..", ".", "/tmp/x"])
 def test_a_name_that_is_a_path_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
-        requests_for_cases([case_named("d2-resnet18-ce")], **_many_options(tmp_path, name=name))
+        requests_for_cases([case_named("d2-resnet18-ce")], _many_options(tmp_path, name=name))
+
+
+def test_options_of_the_recipe_reach_the_identity_of_the_run(tmp_path: Path) -> None:
+    overrides: dict[str, Any] = {
+        "augmentation": "study",
+        "epochs": 3,
+        "batch_size": 7,
+        "learning_rate": 0.5,
+        "patience": 2,
+        "class_weights": "balanced",
+        "views": 4,
+        "cache_side_px": 300,
+        "limit_batches": 5,
+        "deterministic": True,
+    }
+    options = _many_options(tmp_path, precision="bf16", **overrides)
+    (request,) = requests_for_cases([case_named("d1-resnet18-fc")], options)
+    recipe = request.recipe.model_dump()
+    assert {name: recipe[name] for name in overrides} == overrides
+    assert recipe["precision"] == "bf16"
+
+
+@pytest.fixture
+def folds(demo_data: Path, tmp_path: Path) -> Path:
+    """Two folds of the phantoms of dataset-2, named as the command names them."""
+    prepare_folds(
+        PrepareRequest(
+            source=demo_data / "phantoms",
+            out=tmp_path / "data" / "dataset2",
+            dataset=DATASETS[2],
+            fractions=None,
+            seed=0,
+            group_of=default_group,
+            placement="reference",
+        ),
+        2,
+        SILENT,
+    )
+    return tmp_path / "data"
+
+
+def test_every_fold_is_a_run_of_its_own_and_the_figures_are_put_together(folds: Path, tmp_path: Path) -> None:
+    case = case_named("d2-resnet18-ce")
+    options = _many_options(tmp_path / "runs", data_folder=folds, fold="all", epochs=1, batch_size=12)
+    outcomes = train_many(requests_for_cases([case], options), SILENT)
+    assert [outcome.name for outcome in outcomes] == ["d2-resnet18-ce-fold-1", "d2-resnet18-ce-fold-2"]
+    results = [outcome.result for outcome in outcomes]
+    assert all(results)
+    accuracies = [result.evaluation.ours["test"].accuracy for result in results if result]
+    (line,) = fold_lines(outcomes)
+    assert line.startswith(
+        f"d2-resnet18-ce, 2 folds: accuracy {np.mean(accuracies):.3f} (sd {np.std(accuracies, ddof=1):.3f})"
+    )
+    assert "recall of covid" in line
+    assert fold_lines(outcomes[:1]) == []
+
+
+def test_ordinary_runs_of_several_cases_are_no_folds(make_request: RequestMaker, tmp_path: Path) -> None:
+    requests = [make_request(tmp_path, case=name) for name in ("d1-resnet18-fc", "d2-resnet18-ce", "d2-resnet18-focal")]
+    outcomes = train_many(requests, SILENT)
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert fold_lines(outcomes) == []
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf")])
+def test_a_learning_rate_that_is_no_number_is_wrong_usage(tmp_path: Path, rate: float) -> None:
+    with pytest.raises(UsageError, match="--lr"):
+        requests_for_cases([case_named("d2-resnet18-ce")], _many_options(tmp_path, learning_rate=rate))
+
+
+def test_options_without_effect_are_named_and_do_not_make_another_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = [case_named("d2-resnet18-ce")]
+    (plain,) = requests_for_cases(cases, _many_options(tmp_path))
+    (other,) = requests_for_cases(cases, _many_options(tmp_path, views=2, cache_side_px=200))
+    assert other.recipe == plain.recipe
+    assert "views has no effect" in caplog.text
+    assert "cache_side_px has no effect" in caplog.text
+    (frozen,) = requests_for_cases(
+        [case_named("d1-resnet18-fc")], _many_options(tmp_path, recipe="published", views=2, cache_side_px=200)
+    )
+    assert (frozen.recipe.views, frozen.recipe.cache_side_px) == (2, 200)
+
+
+@pytest.mark.parametrize("name", ["evaluation-sets", "film-caches", "report"])
+def test_a_name_of_a_shared_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="share"):
+        requests_for_cases([case_named("d2-resnet18-ce")], _many_options(tmp_path, name=name))
+
+
+def test_what_a_process_killed_at_its_first_word_left_behind_stops_nobody(
+    make_request: RequestMaker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "d2-resnet18-ce"
+    folder.mkdir()
+    (folder / ".run.json.999999.tmp").write_text("{")
+    assert train_run(make_request(tmp_path), SILENT).trained
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_a_file_in_the_place_of_a_run_is_named(make_request: RequestMaker, tmp_path: Path) -> None:
+    (tmp_path / "d2-resnet18-ce").write_text("mine")
+    with pytest.raises(RunError, match="is a file"):
+        train_run(make_request(tmp_path), SILENT)
+
+
+def test_resume_state_that_outlived_a_finished_run_is_removed(make_request: RequestMaker, finished: Path) -> None:
+    (finished / "last").mkdir()
+    (finished / "last" / "weights-001.safetensors").write_bytes(b"left")
+    assert not train_run(make_request(finished.parent), SILENT).trained
+    assert not (finished / "last").exists()
+
+
+def test_where_there_are_no_hard_links_the_checkpoint_is_copied(
+    make_request: RequestMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(run_module.os, "link", refused)
+    result = train_run(make_request(tmp_path), SILENT)
+    assert verified_sidecar(result.run.checkpoint, kind=Kind.CHECKPOINT, remedy="").size_bytes > 10**7
+
+
+@pytest.mark.parametrize("fold", ["3", "all"])
+def test_a_fold_that_is_not_there_is_missed_in_words(tmp_path: Path, demo_data: Path, fold: str) -> None:
+    with pytest.raises(DataError, match="fold"):
+        requests_for_cases([case_named("d2-resnet18-ce")], _many_options(tmp_path, data_folder=demo_data, fold=fold))
+
+
+@pytest.mark.parametrize("fold", ["one", "-1", "1.5", ""])
+def test_a_fold_that_is_no_number_is_wrong_usage(tmp_path: Path, fold: str) -> None:
+    with pytest.raises(UsageError, match="--fold"):
+        requests_for_cases([case_named("d2-resnet18-ce")], _many_options(tmp_path, fold=fold))
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(make_request: RequestMaker, tmp_path: Path) -> None:
+    case = case_named("d2-resnet18-ce")
+    # A rate so small that validation never changes: the first epoch stays the best.
+    recipe = recipe_for_case("quick", case, epochs=9, batch_size=12, learning_rate=1e-12, patience=2)
+    result = train_run(make_request(tmp_path, recipe=recipe), SILENT)
+    with result.run.metrics.open(newline="") as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
+    assert result.evaluation.best_epoch == 1
+
+
+def test_a_dry_run_says_what_would_be_and_writes_nothing(
+    make_request: RequestMaker, finished: Path, tmp_path: Path
+) -> None:
+    new = make_request(tmp_path / "new", case="d1-resnet18-fc")
+    plan = planned_run(new)
+    assert plan.state == "new"
+    assert plan.films == {"train": 26, "validation": 9, "test": 25}
+    assert (plan.epochs, plan.steps_per_epoch) == (1, 3)
+    assert plan.trainable_parameters == 512 * 7100 + 7100 + 7100 * 2 + 2
+    assert plan.step_s > 0
+    assert not (tmp_path / "new").exists()
+    before = _contents(finished)
+    assert planned_run(make_request(finished.parent)).state == "complete"
+    with pytest.raises(RunError, match="another experiment"):
+        planned_run(make_request(finished.parent, seed=9))
+    assert _contents(finished) == before
+
+
+def test_a_run_that_another_process_is_training_is_refused_by_name(make_request: RequestMaker, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from harness.core.lock import run_lock\n"
+        "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "d2-resnet18-ce"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"in use by process {holder.pid}"):
+            train_run(make_request(tmp_path), SILENT)
+        holder.kill()
+    assert train_run(make_request(tmp_path), SILENT).trained
+
+
+def test_a_run_finished_by_somebody_else_while_we_waited_is_not_trained_again(
+    make_request: RequestMaker, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What this process saw before it had the lock is old: only the second look counts.
+    looks = iter([None])
+    look = run_module._finished_before
+    monkeypatch.setattr(run_module, "_finished_before", lambda *each: next(looks, look(*each)))
+    before = _contents(finished)
+    assert not train_run(make_request(finished.parent), SILENT).trained
+    assert _contents(finished) == before
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_run_and_keeps_the_epochs_before(
@@ -309,30 +509,23 @@ class _Tiny(nn.Module):
 @pytest.mark.parametrize("loss", ["ce", "focal"])
 @pytest.mark.parametrize("label_mode", ["multiclass", "multilabel"])
 @pytest.mark.parametrize("at_once", [1, 4, 16])
-def test_a_batch_worked_off_in_parts_gives_the_gradients_of_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, label_mode: str, at_once: int
-) -> None:
+def test_a_batch_worked_off_in_parts_gives_the_gradients_of_the_whole(loss: str, label_mode: str, at_once: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images_bchw, labels_b = torch.randn(11, 3, 8, 8, generator=generator), torch.arange(11) % 3
     torch.manual_seed(0)
     network = _Tiny()
-    recipe = recipe_for_case("quick", case_named("d2-vgg16-ce"))
     gradients, losses = [], []
     for parts in (None, at_once):
-        pixels = parts and parts * recipe.crop_px**2
-        monkeypatch.setitem(loop._PIXELS_AT_ONCE, "vgg16", pixels)
-        training = loop.Training(
-            case=case_named("d2-vgg16-ce"),
-            recipe=recipe,
-            network=network,
+        stepper = Stepper(
+            module=network,
             loss=loss_function(loss, label_mode),  # type: ignore[arg-type]
-            label_mode=label_mode,  # type: ignore[arg-type]
-            data=None,  # type: ignore[arg-type]  # one step needs none
-            resume=ResumeFolder(tmp_path),
+            optimiser=torch.optim.SGD(network.parameters(), lr=0.0),
+            precision="fp32",
+            images_at_once=parts,
+            device=torch.device("cpu"),
+            ranks=ONE_PROCESS,
         )
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
-        with SILENT.task("", total=None) as task:
-            losses.append(loop._train_step(training, optimiser, images_bchw, labels_b, task))
+        losses.append(stepper.step(Batch(inputs=images_bchw, labels_b=labels_b, weight=1.0), 0.0))
         gradients.append([parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for whole, parted in zip(*gradients, strict=True):
@@ -344,7 +537,7 @@ def test_only_vgg_whose_layers_do_not_see_the_batch_is_worked_off_in_parts() -> 
         with torch.device("meta"):
             network = model_from_case(case, seed=0)
         sees_batch = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-        assert (loop._PIXELS_AT_ONCE[case.architecture] is None) is sees_batch
+        assert (images_at_once(case.architecture, recipe_for_case("published", case)) is None) is sees_batch
 
 
 @pytest.mark.parametrize("name", CASES)
