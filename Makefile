@@ -24,11 +24,11 @@ NEEDS_RUNS := $(if $(wildcard $(RUNS)/*/run.json),,train-all)
 NEEDS_EXPORT := $(if $(wildcard $(RUNS)/*/export/*.onnx),,export)
 NEEDS_BENCH := $(if $(wildcard $(RUNS)/*/bench/*.json),,bench)
 
-.PHONY: help setup check test test-slow test-gpu demo train-all export bench report clean
+.PHONY: help setup check test test-slow test-gpu demo train-all export bench bench-train report clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Variables: DATA=folder (data sets), RUNS=folder (default runs), GPU=1 (adds TensorRT and cuda-python)"
 
 setup: $(STAMP) ## Create .venv with pinned packages and the runtimes for this machine
@@ -78,6 +78,12 @@ bench: setup $(NEEDS_EXPORT) ## Prove parity of all artifacts, then time them
 
 report: setup $(NEEDS_BENCH) ## Write report.md, report.json and report.csv
 	$(HARNESS) report --runs $(RUNS)
+
+bench-train: setup ## Our training beside the study's own way, on DATA (phantoms where none is given)
+ifeq ($(DATA),)
+	$(HARNESS) data demo $(DEMO)/data
+endif
+	$(BIN)/python -m train.benchmark $(TRAIN_DATA)
 
 clean: ## Remove the demo and all caches; runs and data stay
 	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .benchmarks build *.egg-info
