@@ -58,7 +58,8 @@ def session_run(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Ma
     from harness.core.progress import SILENT
     from harness.core.runs import RunDirectory
     from train.recipes import recipe_for_case
-    from train.run import TrainRequest, train_run
+    from train.request import TrainRequest
+    from train.run import train_run
 
     runs_folder = tmp_path_factory.mktemp("session") / "runs"
     case = case_named(CASE)

@@ -20,7 +20,7 @@ from train.losses import loss_function
 from train.optimisers import optimiser_for
 from train.precision import training_device
 from train.ranks import ONE_PROCESS
-from train.run import TrainRequest, new_record
+from train.request import TrainRequest, new_record
 from train.sources import images_at_once
 from train.steps import Stepper
 

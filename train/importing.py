@@ -28,7 +28,7 @@ from harness.data.manifest import Manifest, manifest_for_case
 from train.directory import checked_evaluation, completed_run, empty_run, existing_record
 from train.evaluation import Evaluation, evaluation_text
 from train.recipes import RECIPES
-from train.run import check_label_mode
+from train.request import check_label_mode
 
 if TYPE_CHECKING:
     from torch import Tensor

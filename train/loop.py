@@ -47,7 +47,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All epochs, which one was best on validation, and what was seen of memory and waiting."""
+    """All epochs, and which one was best on validation."""
 
     history: tuple[EpochRecord, ...]
     best_epoch: int

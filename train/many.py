@@ -22,7 +22,8 @@ from train.evaluation import evaluation_text
 from train.precision import resolved_precision, training_device
 from train.ranks import ONE_PROCESS, Ranks
 from train.recipes import Precision, RecipeName, recipe_for_case
-from train.run import TrainRequest, TrainResult, train_run
+from train.request import TrainRequest
+from train.run import TrainResult, train_run
 
 _log = logging.getLogger(__name__)
 TRAIN_COLUMNS = ["run", "status", "accuracy", "macro-F1", "study", "initial weights", "note"]

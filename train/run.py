@@ -6,7 +6,6 @@ import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -14,12 +13,7 @@ from pydantic import JsonValue
 from torch import nn
 
 from harness.core.artifacts import Kind, write_artifact
-from harness.core.cases import Case, LabelMode, Loss
-from harness.core.contract import Contract
-from harness.core.errors import UsageError
-from harness.core.files import sha256_from_file
 from harness.core.lock import run_lock
-from harness.core.machine import machine_description
 from harness.core.models import freeze_trunk, load_trunk, model_from_case
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory, RunIdentity, RunRecord
@@ -36,28 +30,9 @@ from train.losses import balanced_weights, loss_function
 from train.precision import exact_arithmetic, training_device
 from train.ranks import ONE_PROCESS, Ranks, synchronised
 from train.recipes import Recipe
+from train.request import TrainRequest, check_label_mode, new_record
 from train.resume import ResumeFolder
 from train.sources import FeatureSource, ImageSource, Source
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """What `harness train` was asked for, for one case. `weights` is imagenet, random or a path.
-
-    `fold` is told only for the summary: `data_folder` is that fold's.
-    """
-
-    case: Case
-    data_folder: Path
-    runs_folder: Path
-    name: str | None
-    recipe: Recipe
-    loss: Loss | None
-    label_mode: LabelMode
-    weights: str
-    seed: int
-    force: bool
-    fold: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,48 +74,6 @@ def _finished_before(run: RunDirectory, identity: RunIdentity, force: bool) -> T
     if existing is None or existing.status != "complete":
         return None
     return TrainResult(run=run, record=existing, evaluation=checked_evaluation(run), trained=False)
-
-
-def check_label_mode(case: Case, label_mode: LabelMode) -> None:
-    """Raise UsageError where the case has no such form."""
-    if label_mode == "multilabel" and case.dataset != 2:
-        raise UsageError(
-            f"{case.name} is of dataset-1, whose classes exclude each other.",
-            hint="Only the dataset-2 cases have a multi-label form.",
-        )
-
-
-def new_record(request: TrainRequest, run: RunDirectory, manifest: Manifest) -> RunRecord:
-    """Return the record of the run that a request asks for, before its first epoch."""
-    loss = request.loss or request.case.loss
-    weights = request.weights
-    if weights not in {"imagenet", "random"}:
-        path = Path(weights)
-        weights = f"file {path.name} {sha256_from_file(path) if path.is_file() else 'missing'}"
-    return RunRecord(
-        name=run.name,
-        identity=RunIdentity(
-            case=request.case.name,
-            data=manifest.fingerprint,
-            recipe=request.recipe.model_dump(mode="json"),
-            loss=loss,
-            label_mode=request.label_mode,
-            seed=request.seed,
-            weights=weights,
-        ),
-        contract=Contract(
-            case=request.case.name,
-            class_names=request.case.class_names,
-            label_mode=request.label_mode,
-            preprocessing=request.recipe.preprocessing,
-            synthetic=manifest.synthetic,
-        ),
-        manifest=str(manifest.path.resolve()),
-        status="training",
-        one_of_the_eight=loss == request.case.loss,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine_description(),
-    )
 
 
 def _trained_run(

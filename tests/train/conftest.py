@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.cases import case_named
 from train.recipes import recipe_for_case
-from train.run import TrainRequest
+from train.request import TrainRequest
 
 RequestMaker = Callable[..., TrainRequest]
 

@@ -15,7 +15,8 @@ from harness.core.cases import case_named
 from harness.core.progress import SILENT
 from train import features, run
 from train.recipes import Recipe, recipe_for_case
-from train.run import TrainRequest, train_run
+from train.request import TrainRequest
+from train.run import train_run
 from train.sources import ImageSource, Source
 
 _CASE = case_named("d1-resnet18-fc")

@@ -21,7 +21,8 @@ from harness.core.errors import RunError
 from harness.core.progress import Task
 from train.many import train_many
 from train.recipes import recipe_for_case
-from train.run import TrainRequest, train_run
+from train.request import TrainRequest
+from train.run import train_run
 
 _EPOCHS = 4
 

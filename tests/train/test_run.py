@@ -35,7 +35,8 @@ from train.losses import loss_function
 from train.many import TrainOptions, fold_lines, options_from_command_line, requests_for_cases, train_many
 from train.ranks import ONE_PROCESS
 from train.recipes import recipe_for_case
-from train.run import TrainRequest, train_run
+from train.request import TrainRequest
+from train.run import train_run
 from train.sources import images_at_once
 from train.steps import Stepper
 
