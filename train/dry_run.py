@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.core.models import freeze_trunk, load_trunk, model_from_case, set_training_mode
+from harness.core.models import set_training_mode
 from harness.core.runs import RunDirectory
 from harness.data.decoding import decoded_film
 from harness.data.manifest import check_films, manifest_for_case
@@ -21,6 +21,7 @@ from train.optimisers import optimiser_for
 from train.precision import training_device
 from train.ranks import ONE_PROCESS
 from train.request import TrainRequest, new_record
+from train.run import initial_network
 from train.sources import images_at_once
 from train.steps import Stepper
 
@@ -70,10 +71,7 @@ def planned_run(request: TrainRequest) -> Plan:
     record = new_record(request, run, manifest)
     existing = existing_record(run, record.identity, request.force)
     check_films(manifest)
-    network = model_from_case(case, seed=request.seed)
-    load_trunk(network, case, request.weights)
-    if case.trainable == "head":
-        freeze_trunk(network, case.architecture)
+    network, _ = initial_network(request)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_training_mode(network, case)
     train_rows = manifest.rows_of("train")

@@ -85,7 +85,7 @@ def _trained_run(
     ranks: Ranks,
 ) -> TrainResult:
     recipe, device = request.recipe, training_device()
-    network, provenance = _initial_network(request)
+    network, provenance = initial_network(request)
     ranks.from_first(lambda: check_films(manifest))
     evaluation_set = ranks.after_first(
         lambda: ensured_evaluation_set(run.evaluation_sets, manifest, recipe.preprocessing, progress)
@@ -130,7 +130,8 @@ def _trained_run(
     return ranks.from_first(lambda: _finished(request, run, record, resume, outcome, evaluation_set, details, progress))
 
 
-def _initial_network(request: TrainRequest) -> tuple[nn.Module, str]:
+def initial_network(request: TrainRequest) -> tuple[nn.Module, str]:
+    """Return the network before its first step, and where its weights came from; raise DataError for bad weights."""
     network = model_from_case(request.case, seed=request.seed)
     provenance = load_trunk(network, request.case, request.weights)
     if request.case.trainable == "head":
