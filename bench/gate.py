@@ -34,11 +34,12 @@ from bench.statistics import (
 )
 from harness.core.cases import LabelMode
 from harness.core.metrics import UNLABELLED, answers_from_probabilities, probabilities_from_logits
+from harness.core.operating_point import scaled_probabilities
+from harness.core.variants import SMALLEST_AGREEMENT
 
 _SIGNIFICANCE = 0.05
 _TIE = 1e-3
 _LARGEST_FP32_DP = 1e-3
-SMALLEST_AGREEMENT = {"fp16": 0.995, "bf16": 0.995, "int8": 0.985}
 _RECALL_DROP = 0.05
 _SMALLEST_CLASS = 30
 
@@ -91,7 +92,8 @@ class Parity(BaseModel):
 class Evidence:
     """What the gate looks at. `rolled_bc` are answers to the first images with the rows of each batch rotated.
 
-    `reference_labels_b` and `reference_logits_bc` judge the reference: the test split, or, where that has no
+    Where a candidate gives probabilities, they are compared with the golden's at the same temperature, and
+    `candidate_answers_b` are the answers it gives beside them. `reference_labels_b` and `reference_logits_bc` judge the reference: the test split, or, where that has no
     labels, validation.
     """
 
@@ -105,6 +107,9 @@ class Evidence:
     golden_bc: npt.NDArray[np.float32]
     candidate_bc: npt.NDArray[np.float32]
     rolled_bc: npt.NDArray[np.float32] | None
+    outputs: Literal["logits", "probabilities"] = "logits"
+    temperature: float | None = None
+    candidate_answers_b: Integers | None = None
     reference_labels_b: Integers
     reference_logits_bc: npt.NDArray[np.float32]
 
@@ -148,8 +153,8 @@ def _fail(step: Literal["contract", "numeric", "accuracy"], reason: str) -> Verd
 
 
 def _answers(evidence: Evidence) -> _Answers:
-    golden_bc = probabilities_from_logits(evidence.golden_bc, evidence.label_mode)
-    candidate_bc = probabilities_from_logits(evidence.candidate_bc, evidence.label_mode)
+    golden_bc = scaled_probabilities(evidence.golden_bc, evidence.label_mode, evidence.temperature)
+    candidate_bc = _candidate_probabilities(evidence, evidence.candidate_bc)
     return _Answers(
         golden_bc=golden_bc,
         candidate_bc=candidate_bc,
@@ -158,13 +163,19 @@ def _answers(evidence: Evidence) -> _Answers:
     )
 
 
+def _candidate_probabilities(evidence: Evidence, outputs_bc: npt.NDArray[np.float32]) -> Floats:
+    if evidence.outputs == "probabilities":
+        return outputs_bc.astype(np.float64)
+    return scaled_probabilities(outputs_bc, evidence.label_mode, evidence.temperature)
+
+
 def _parity(evidence: Evidence, answers: _Answers) -> Parity:
     difference_bc = np.abs(answers.golden_bc - answers.candidate_bc)
     count = len(difference_bc)
     changed = int((answers.golden_b != answers.candidate_b).sum())
     row_max = None
     if evidence.rolled_bc is not None:
-        rolled_bc = probabilities_from_logits(evidence.rolled_bc, evidence.label_mode)
+        rolled_bc = _candidate_probabilities(evidence, evidence.rolled_bc)
         # NaN must not hide here: a comparison with NaN is false, infinity is above any limit.
         row_difference_bc = np.abs(rolled_bc - answers.candidate_bc[: len(rolled_bc)])
         row_max = float(np.nan_to_num(row_difference_bc, nan=1e9).max())
@@ -201,6 +212,10 @@ def _labelled_figures(evidence: Evidence, answers: _Answers) -> dict[str, object
 def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> str | None:
     if evidence.departures:
         return f"not what was asked for: {'; '.join(evidence.departures)}"
+    if evidence.outputs == "probabilities":
+        problem = _output_problem(evidence, answers)
+        if problem:
+            return problem
     if parity.row_max_abs_dp is not None and parity.row_max_abs_dp > _row_limit(evidence.precision):
         return f"an image's probabilities move by {parity.row_max_abs_dp:.2g} with its row in the batch"
     if evidence.precision != "fp32":
@@ -220,6 +235,21 @@ def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> s
         tied_b |= (np.abs(answers.golden_bc - 0.5) < _TIE).any(axis=1)
     changed = int(((answers.golden_b != answers.candidate_b) & ~tied_b).sum())
     return f"{changed} answers changed outside ties, fp32 allows none" if changed else None
+
+
+def _output_problem(evidence: Evidence, answers: _Answers) -> str | None:
+    """Return what is wrong with outputs that claim to be probabilities and answers."""
+    candidate_bc = answers.candidate_bc
+    if candidate_bc.min() < 0 or candidate_bc.max() > 1:
+        return f"its probabilities reach from {candidate_bc.min():.3g} to {candidate_bc.max():.3g}"
+    if evidence.label_mode == "multiclass":
+        sum_error = float(np.abs(candidate_bc.sum(axis=1) - 1).max())
+        if sum_error > _LARGEST_FP32_DP:
+            return f"its probabilities of an image add up to 1 within {sum_error:.3g} only"
+    if evidence.candidate_answers_b is None:
+        return "it gives no answers beside its probabilities"
+    other = int((evidence.candidate_answers_b != answers.candidate_b).sum())
+    return f"its answers to {other} images are not those of its own probabilities" if other else None
 
 
 def _row_limit(precision: str) -> float:

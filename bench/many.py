@@ -15,6 +15,7 @@ import numpy as np
 from bench.backends.interface import LoadRequest
 from bench.gate import Evidence, Parity, Verdict, Word, judged
 from bench.messages import Answer, Answered, Load, Loaded
+from bench.pair import pair_problems
 from bench.results import Trial, TrialResult
 from bench.tables import BENCH_COLUMNS, bench_rows
 from bench.timing import FULL, QUICK, Plan, timed_together
@@ -23,9 +24,9 @@ from bench.trials import (
     available_backends,
     checked_artifact,
     kept_results,
-    metadata_problems,
     reference_of_run,
     trials_of_run,
+    unavailability,
 )
 from bench.worker_process import WorkerProcess
 from harness.core.errors import BackendError, HarnessError, UsageError
@@ -34,6 +35,7 @@ from harness.core.interrupts import interrupts_held
 from harness.core.machine import core_count, machine_description
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
+from harness.core.variants import variant_from_name
 
 _DEFAULT_BATCH_SIZES = (1, 8)
 
@@ -131,7 +133,7 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
     Every finished trial is on disk before the next group begins.
     """
     outcome = BenchOutcome()
-    unavailable = {name: why for name, why in available_backends().items() if why and name in request.backends}
+    missing = {name for name, why in available_backends().items() if why}
     for number, run in enumerate(runs, start=1):
         progress.say(f"[{number}/{len(runs)}] {run.name}")
         try:
@@ -153,11 +155,12 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
             if results is not None:
                 progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
             else:
-                results = _group_results(reference, members, batch_size, unavailable, request, progress)
+                results = _group_results(reference, members, batch_size, request, progress)
             for result in results:
                 _keep(run, result)
                 outcome.results.append(result)
-                if result.status == "failed" or (result.status == "unavailable" and request.asked_backends):
+                asked = request.asked_backends and result.trial.backend in missing
+                if result.status == "failed" or (result.status == "unavailable" and asked):
                     hint = f"Its log is in {run.bench_folder}."
                     failure = BackendError(f"{run.name} {result.trial.identifier}: {result.reason}", hint=hint)
                     outcome.failures.append(FailedRow(name=run.name, error=failure))
@@ -173,13 +176,13 @@ def _group_results(
     reference: Reference,
     trials: list[Trial],
     batch_size: int,
-    unavailable: dict[str, str],
     request: BenchRequest,
     progress: Progress,
 ) -> Iterator[TrialResult]:
     """Measure the trials of one batch size together, and yield a result for each."""
     machine, created = machine_description(), datetime.now(UTC).isoformat(timespec="seconds")
-    candidates = [_Candidate(trial=trial) for trial in trials if trial.backend not in unavailable]
+    unavailable = {trial.identifier: why for trial in trials if (why := unavailability(trial))}
+    candidates = [_Candidate(trial=trial) for trial in trials if trial.identifier not in unavailable]
     with ExitStack() as stack:
         workers: dict[str, WorkerProcess] = {}
         with progress.task(f"{reference.run.name} parity, batch {batch_size}", total=len(candidates)) as task:
@@ -214,8 +217,8 @@ def _group_results(
             **common,
         )
     for trial in trials:
-        if trial.backend in unavailable:
-            yield TrialResult(trial=trial, status="unavailable", reason=unavailable[trial.backend], **common)
+        if trial.identifier in unavailable:
+            yield TrialResult(trial=trial, status="unavailable", reason=unavailable[trial.identifier], **common)
 
 
 def _proved(
@@ -243,10 +246,13 @@ def _proved(
     with np.load(answers_path, allow_pickle=False) as content:
         answers = {name: content[name] for name in content.files}
     description = candidate.loaded.description
-    found = metadata_problems(description.metadata, reference.contract)
+    form = variant_from_name(trial.form)
+    assert form is not None, "the sidecar was checked"
+    found = reference.passport.problems(description.metadata, form)
     wanted_shape = (len(reference.test_rows), len(reference.contract.class_names))
-    if answers["logits_bc"].shape != wanted_shape:
-        found.append(f"the answers have the shape {answers['logits_bc'].shape}, the run's {wanted_shape}")
+    if answers["outputs_bc"].shape != wanted_shape:
+        found.append(f"the answers have the shape {answers['outputs_bc'].shape}, the run's {wanted_shape}")
+    found += pair_problems(reference.passport, form, answers["pair_bc"])
     evidence = _evidence(
         reference,
         trial,
@@ -272,10 +278,12 @@ def _load_message(reference: Reference, trial: Trial) -> Load:
             image_px=reference.contract.preprocessing.crop_px,
             class_count=len(reference.contract.class_names),
             threads=trial.threads,
+            variant=trial.form,
         ),
         images=(reference.evaluation_set.folder / "images.npy").resolve(),
         rows=reference.test_rows.tolist(),
         preprocessing=reference.contract.preprocessing,
+        pair=reference.passport.pair,
     )
 
 
@@ -287,6 +295,8 @@ def _evidence(
     answers: dict[str, Any] | None,
     departures: tuple[str, ...],
 ) -> Evidence:
+    form = variant_from_name(trial.form)
+    with_probabilities = answers is not None and form is not None and form.probabilities
     test_rows, labels_b = reference.test_rows, reference.evaluation_set.labels_b
     golden_bc = reference.logits_bc[test_rows]
     judging_rows = test_rows
@@ -301,8 +311,11 @@ def _evidence(
         departures=departures,
         labels_b=labels_b[test_rows],
         golden_bc=golden_bc,
-        candidate_bc=golden_bc if answers is None else answers["logits_bc"],
+        candidate_bc=golden_bc if answers is None else answers["outputs_bc"],
         rolled_bc=None if answers is None else answers.get("rolled_bc"),
+        outputs="probabilities" if with_probabilities else "logits",
+        temperature=reference.passport.operating_point.temperature if with_probabilities else None,
+        candidate_answers_b=None if answers is None else answers.get("answers_b"),
         reference_labels_b=labels_b[judging_rows],
         reference_logits_bc=reference.logits_bc[judging_rows],
     )

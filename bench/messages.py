@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.backends.interface import Description, LoadRequest
 from harness.core.contract import Preprocessing
+from harness.core.passport import GoldenPair
 
 
 class _Message(BaseModel):
@@ -16,7 +17,10 @@ class _Message(BaseModel):
 
 
 class Load(_Message):
-    """Load a model, and open the evaluation images it will be fed with; `rows` are the test split's."""
+    """Load a model, and open the evaluation images it will be fed with; `rows` are the test split's.
+
+    `pair` is the made-up image that the model's passport carries.
+    """
 
     do: Literal["load"] = "load"
     backend: str
@@ -24,10 +28,11 @@ class Load(_Message):
     images: Path
     rows: list[int]
     preprocessing: Preprocessing
+    pair: GoldenPair
 
 
 class Answer(_Message):
-    """Answer every row, then the first ones again with the rows of each batch rotated; write both to `out`."""
+    """Answer every row, the first ones again with the rows of each batch rotated, and the pair; write all to `out`."""
 
     do: Literal["answer"] = "answer"
     out: Path

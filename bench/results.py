@@ -19,13 +19,17 @@ class _Record(BaseModel):
 
 
 class Trial(_Record):
-    """One artifact in one backend at one batch size. `variant` is `eager` for the checkpoint itself."""
+    """One artifact in one backend at one batch size.
+
+    `variant` names the file (`eager`: the checkpoint itself), `form` is what its sidecar says that it is.
+    """
 
     run: str
     variant: str
     artifact: str
     backend: str
     precision: str
+    form: str = "fp32"
     batch_size: int
     threads: int
 

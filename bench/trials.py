@@ -10,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue, ValidationError
 
-from bench.gate import SMALLEST_AGREEMENT
 from bench.results import Trial, TrialResult
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
 from harness.core.errors import ArtifactError
+from harness.core.passport import Passport
 from harness.core.runs import RunDirectory, RunRecord
 from harness.core.tensorrt_flavour import gpu_driver_present
+from harness.core.variants import variant_from_name
 from harness.data.evaluation_set import EvaluationSet, evaluation_set_folder, evaluation_set_from_folder
-from harness.data.golden import golden_logits
+from harness.data.golden import read_golden
+from harness.data.passports import passport_of_run
 
-KNOWN_PRECISIONS = frozenset({"fp32", *SMALLEST_AGREEMENT})
 _REMEDY = "`harness export RUN` makes it again."
 
 
@@ -32,6 +33,7 @@ class Reference:
     record: RunRecord
     evaluation_set: EvaluationSet
     checkpoint_sha256: str
+    passport: Passport
     logits_bc: npt.NDArray[np.float32]
     test_rows: npt.NDArray[np.int64]
 
@@ -48,17 +50,19 @@ def reference_of_run(run: RunDirectory) -> Reference:
     )
     checkpoint_sha256 = read_sidecar(run.golden, kind=Kind.GOLDEN, remedy=_REMEDY).parents.get("checkpoint", "")
     _check_parentage(run, record, checkpoint_sha256)
+    golden = read_golden(
+        run.golden,
+        checkpoint_sha256=checkpoint_sha256,
+        evaluation_set=evaluation_set,
+        contract=record.contract,
+    )
     return Reference(
         run=run,
         record=record,
         evaluation_set=evaluation_set,
         checkpoint_sha256=checkpoint_sha256,
-        logits_bc=golden_logits(
-            run.golden,
-            checkpoint_sha256=checkpoint_sha256,
-            evaluation_set=evaluation_set,
-            contract=record.contract,
-        ),
+        passport=passport_of_run(golden, evaluation_set, record.contract, checkpoint_sha256),
+        logits_bc=golden.logits_bc,
         test_rows=evaluation_set.indices_of("test"),
     )
 
@@ -109,15 +113,20 @@ def trials_of_run(
     for path in sorted(run.export_folder.glob("*.onnx")):
         artifacts += [(path.stem, path, "onnxruntime"), (path.stem, path, "openvino")]
     artifacts += [
+        (path.name.removesuffix(".xml"), path, "openvino") for path in sorted(run.export_folder.glob("*.ir.xml"))
+    ]
+    artifacts += [
         (path.name.removesuffix(".engine"), path, "tensorrt") for path in sorted(run.export_folder.glob("*.engine"))
     ]
+    forms = {path: _recorded_form(path) for _, path, _ in artifacts}
     return [
         Trial(
             run=run.name,
             variant=variant,
             artifact=str(path.relative_to(run.folder)),
             backend=backend,
-            precision=_recorded_precision(path, backend),
+            precision=forms[path][0],
+            form=forms[path][1],
             batch_size=batch_size,
             threads=threads,
         )
@@ -127,27 +136,35 @@ def trials_of_run(
     ]
 
 
-def _recorded_precision(path: Path, backend: str) -> str:
-    """Return the precision of the sidecar, for a file may be renamed; the gate refuses what is not known."""
-    if backend == "pytorch":
-        return "fp32"
+def _recorded_form(path: Path) -> tuple[str, str]:
+    """Return precision and variant as the sidecar has them, for a file may be renamed; the gate checks both."""
+    if artifact_kind(path) is Kind.CHECKPOINT:
+        return "fp32", "fp32"
     try:
-        return str(read_sidecar(path, kind=artifact_kind(backend), remedy=_REMEDY).details.get("precision", "unknown"))
+        details = read_sidecar(path, kind=artifact_kind(path), remedy=_REMEDY).details
     except ArtifactError:
-        return "unknown"
+        return "unknown", "unknown"
+    return str(details.get("precision", "unknown")), str(details.get("variant", "unknown"))
 
 
-def artifact_kind(backend: str) -> Kind:
-    """Return what kind of artifact a backend loads."""
-    if backend == "pytorch":
-        return Kind.CHECKPOINT
-    return Kind.ENGINE if backend == "tensorrt" else Kind.ONNX_MODEL
+def artifact_kind(path: Path) -> Kind:
+    """Return what kind of artifact a file name belongs to."""
+    kinds = {".onnx": Kind.ONNX_MODEL, ".engine": Kind.ENGINE, ".xml": Kind.OPENVINO_MODEL}
+    return kinds.get(path.suffix, Kind.CHECKPOINT)
+
+
+def unavailability(trial: Trial) -> str:
+    """Return in words why a trial cannot run on this machine, "" where it can."""
+    reason = available_backends()[trial.backend]
+    if not reason and (trial.backend, trial.precision) == ("onnxruntime", "bf16"):
+        return "ONNX Runtime has no bfloat16 convolution on the CPU"
+    return reason
 
 
 def checked_artifact(reference: Reference, trial: Trial) -> tuple[Sidecar | None, list[str]]:
     """Return an artifact's sidecar and, in words, what breaks the contract with the run."""
     path = reference.run.folder / trial.artifact
-    kind = artifact_kind(trial.backend)
+    kind = artifact_kind(path)
     try:
         sidecar = verified_sidecar(path, kind=kind, remedy=_REMEDY)
     except ArtifactError as error:
@@ -157,23 +174,32 @@ def checked_artifact(reference: Reference, trial: Trial) -> tuple[Sidecar | None
         problems.append(f"{path.name} carries no contract")
     else:
         problems += [f"{path.name}: {each}" for each in sidecar.contract.differences(reference.contract)]
-    if trial.precision not in KNOWN_PRECISIONS:
-        problems.append(f"{path.name} does not say a precision that the gate has a rule for ({trial.precision})")
+    if kind is not Kind.CHECKPOINT:
+        problems += _form_problems(path, trial, sidecar, reference)
     made_from = sidecar.sha256 if kind is Kind.CHECKPOINT else sidecar.parents.get("checkpoint")
     if made_from != reference.checkpoint_sha256:
         problems.append(f"{path.name} was made from another checkpoint than the golden answers")
     return sidecar, problems
 
 
-def metadata_problems(metadata: dict[str, str] | None, contract: Contract) -> list[str]:
-    """Return where the contract inside a model file, as its runtime read it, differs from the run's."""
-    if metadata is None:
-        return []
-    return [
-        f"the file's own {key.removeprefix('cxr_harness.')} is {metadata.get(key)}, the run's is {value}"
-        for key, value in contract.metadata().items()
-        if metadata.get(key) != value
-    ]
+def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Reference) -> list[str]:
+    """Return what is wrong with what a converted file is said to be and to carry."""
+    form = variant_from_name(trial.form)
+    if form is None or form.precision != trial.precision:
+        return [f"{path.name} does not say a variant that the gate has a rule for ({trial.form}, {trial.precision})"]
+    problems = []
+    if trial.form != path.name.split(".")[0]:
+        problems.append(f"{path.name} is by its sidecar a {trial.form}")
+    if sidecar.details.get("passport") != reference.passport.model_dump(mode="json"):
+        problems.append(f"{path.name} carries another operating point or golden pair than the run has")
+    if sidecar.kind is Kind.OPENVINO_MODEL:
+        try:
+            weights = verified_sidecar(path.with_suffix(".bin"), kind=Kind.OPENVINO_WEIGHTS, remedy=_REMEDY)
+        except ArtifactError as error:
+            return [*problems, error.message]
+        if weights.sha256 != sidecar.details.get("weights_sha256"):
+            problems.append(f"{path.with_suffix('.bin').name} belongs to another model than {path.name}")
+    return problems
 
 
 def kept_results(
@@ -194,7 +220,7 @@ def kept_results(
         sidecar, problems = checked_artifact(reference, trial)
         same = (result.trial, result.margin, result.quick, result.machine) == (trial, margin, quick, machine)
         whole = sidecar is not None and not problems and result.status == "measured"
-        available = result.status == "unavailable" and available_backends()[trial.backend] == result.reason
+        available = result.status == "unavailable" and unavailability(trial) == result.reason
         if not same or not (available or (whole and sidecar and sidecar.sha256 == result.artifact_sha256)):
             return None
         results.append(result)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.backends import BACKENDS
-from bench.backends.interface import Backend, Float32s
+from bench.backends.interface import Backend, Float32s, Images
 from bench.messages import Answer, Answered, Block, Failed, Load, Loaded, Timed, WarmedUp, WarmUp
 from harness.core.contract import Preprocessing
 from harness.core.errors import HarnessError
@@ -45,20 +45,28 @@ class Worker:
         self._rows = np.array(message.rows, dtype=np.int64)
         self._preprocessing: Preprocessing = message.preprocessing
         self._batch_size = message.request.batch_size
-        self._batches: list[Float32s] = []
+        self._takes_pixels = message.request.form.uint8_input
+        self._pair_hwc = message.pair.pixels_hwc()
+        self._batches: list[Images] = []
 
     def loaded(self) -> Loaded:
         return Loaded(load_s=self.load_s, description=self._backend.describe())
 
-    def _batches_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Float32s]:
+    def _images(self, pixels_bhwc: npt.NDArray[np.uint8]) -> Images:
+        """Return what the model takes: pixels as they are, or preprocessed."""
+        if self._takes_pixels:
+            return np.ascontiguousarray(pixels_bhwc)
+        return images_from_pixels(pixels_bhwc, self._preprocessing)
+
+    def _batches_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
         """Yield full batches; the last is filled up with its own last image."""
         for start in range(0, len(rows), self._batch_size):
             chunk = rows[start : start + self._batch_size]
             padded = np.concatenate([chunk, np.repeat(chunk[-1:], self._batch_size - len(chunk))])
-            yield images_from_pixels(self._pixels_bhwc[padded], self._preprocessing)
+            yield self._images(self._pixels_bhwc[padded])
 
-    def _call(self, images_bchw: Float32s) -> Float32s:
-        self._backend.bind(images_bchw)
+    def _call(self, images: Images) -> Float32s:
+        self._backend.bind(images)
         self._backend.step()
         self._backend.sync()
         return self._backend.fetch()
@@ -66,8 +74,20 @@ class Worker:
     def answer(self, message: Answer) -> Answered:
         started_s = time.perf_counter()
         count = len(self._rows)
-        logits_bc = np.concatenate([self._call(batch) for batch in self._batches_of(self._rows)])[:count]
-        arrays: dict[str, Any] = {"rows": self._rows, "logits_bc": logits_bc}
+        outputs, answers = [], []
+        for batch in self._batches_of(self._rows):
+            outputs.append(self._call(batch))
+            answers_b = self._backend.fetch_answers()
+            if answers_b is not None:
+                answers.append(answers_b)
+        pair_bhwc = np.repeat(self._pair_hwc[None], self._batch_size, axis=0)
+        arrays: dict[str, Any] = {
+            "rows": self._rows,
+            "outputs_bc": np.concatenate(outputs)[:count],
+            "pair_bc": self._call(self._images(pair_bhwc)),
+        }
+        if answers:
+            arrays["answers_b"] = np.concatenate(answers)[:count]
         if self._batch_size > 1:
             rolled = [
                 np.roll(self._call(np.roll(batch, 1, axis=0)), -1, axis=0)
@@ -105,9 +125,9 @@ class Worker:
         gc.disable()
         try:
             for index in range(message.calls):
-                images_bchw = batches[index % len(batches)]
+                images = batches[index % len(batches)]
                 started_s = clock()
-                backend.bind(images_bchw)
+                backend.bind(images)
                 bound_s = clock()
                 backend.step()
                 backend.sync()

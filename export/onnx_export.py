@@ -11,11 +11,9 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.artifacts import Kind, Sidecar, write_artifact
 from harness.core.cases import case_named
 from harness.core.contract import Contract
 from harness.core.errors import ExportError
@@ -32,34 +30,15 @@ PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnx-ir")
 _log = logging.getLogger(__name__)
 
 
-def onnx_from_checkpoint(
-    checkpoint: Path, out: Path, *, contract: Contract, parents: dict[str, str], parameter_count: int
-) -> Sidecar:
-    """Write the float32 ONNX model of a checkpoint and its sidecar.
+def base_model(checkpoint: Path, contract: Contract) -> onnx_ir.Model:
+    """Return the float32 model of a checkpoint, without a trace of this machine.
 
     Input `image` is float32 [batch, 3, crop, crop], output `logits` float32 [batch, classes], for any batch.
-    Raises ExportError where the exporter or the ONNX checker refuses.
+    Raises ExportError where the exporter refuses.
     """
     model = _exported_model(checkpoint, contract)
     _strip_source_paths(model)
-    model.metadata_props.clear()
-    model.metadata_props.update(contract.metadata() | {"cxr_harness.checkpoint_sha256": parents["checkpoint"]})
-    model.producer_name = "cxr-harness"
-    return write_artifact(
-        out,
-        partial(_save_and_check, model),
-        kind=Kind.ONNX_MODEL,
-        parents=parents,
-        packages=PACKAGES,
-        contract=contract,
-        details={
-            "precision": "fp32",
-            "opset": OPSET,
-            "input": INPUT_NAME,
-            "output": OUTPUT_NAME,
-            "parameters": parameter_count,
-        },
-    )
+    return model
 
 
 def _exported_model(checkpoint: Path, contract: Contract) -> onnx_ir.Model:
@@ -121,7 +100,8 @@ def _all_nodes(graph: Any) -> Iterator[Any]:
     yield from onnx_ir.traversal.RecursiveGraphIterator(getattr(graph, "graph", graph))
 
 
-def _save_and_check(model: onnx_ir.Model, path: Path) -> None:
+def save_and_check(model: onnx_ir.Model, path: Path) -> None:
+    """Write a model into one file; raise ExportError where ONNX's own checker refuses it."""
     import onnx
     import onnx_ir
 

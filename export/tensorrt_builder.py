@@ -16,16 +16,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from export.tensorrt_progress import BuildWatch, builder_monitor, interrupts_kept
 from harness.core.errors import ArtifactError, BackendError, ExportError, UsageError
+from harness.core.files import write_atomically
 from harness.core.progress import Progress
-from harness.core.rtx_header import HEADER_BYTES, rtx_header
+from harness.core.rtx_header import HEADER_BYTES, TARGETS, rtx_header
 from harness.core.tensorrt_flavour import Flavour, gpu_driver_present, imported_flavour
 
-_CHANNELS = 3
 _Shape = tuple[int, int, int, int]
+HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
+_COMPATIBILITY_LEVELS: dict[HardwareCompatibility, str] = {
+    "ampere-plus": "AMPERE_PLUS",
+    "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
+}
 # On a machine without a driver, every message drags this complaint along; an RTX build needs no driver.
 _NO_DRIVER_NOISE = "cudaError 35"
 _MODEL_HINT = (
@@ -52,6 +57,68 @@ class BatchProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What else decides an engine. `workspace_bytes` bounds scratch memory, in TensorRT-RTX also that of the build.
+
+    `targets` are GPUs of TensorRT-RTX (empty: its own default set). `timing_cache`, `hardware_compatibility` and
+    `version_compatible` are TensorRT's alone; RTX ignores or refuses them.
+    """
+
+    workspace_bytes: int = 4 << 30  # Enough for any layer of the two networks.
+    tf32: bool = False
+    targets: tuple[str, ...] = ()
+    timing_cache: Path | None = None
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what changes the engine; a timing cache only changes how long the build takes."""
+        return {
+            "workspace_bytes": self.workspace_bytes,
+            "tf32": self.tf32,
+            "asked_targets": list(self.targets),
+            "hardware_compatibility": self.hardware_compatibility,
+            "version_compatible": self.version_compatible,
+        }
+
+    def check(self, flavour: Flavour) -> None:
+        """Raise UsageError where a flavour does not have what is asked for."""
+        if flavour == "tensorrt" and self.targets:
+            raise UsageError(
+                "--target is TensorRT-RTX's: TensorRT builds for the GPU of this machine.",
+                hint="Leave it out, or build with `--flavour rtx`; `--hardware-compatibility` widens TensorRT's own.",
+            )
+        if flavour == "rtx":
+            asked = {
+                "--timing-cache": self.timing_cache is not None,
+                "--hardware-compatibility": self.hardware_compatibility != "none",
+                "--version-compatible": self.version_compatible,
+            }
+            names = [name for name, given in asked.items() if given]
+            if names:
+                raise UsageError(
+                    f"{', '.join(names)}: TensorRT-RTX has no such thing (its engines are compiled on the GPU that "
+                    "runs them).",
+                    hint="Leave it out, or build with `--flavour tensorrt` on a machine with a GPU.",
+                )
+        for target in self.targets:
+            _check_target(target)
+
+
+def _check_target(target: str) -> None:
+    if target in {"SM90", "SM100", "SM103"}:
+        raise UsageError(
+            f"TensorRT-RTX does not build for {target} (H100, H200, B200): it is for RTX cards.",
+            hint="Build for data-centre GPUs with `--flavour tensorrt`, on such a machine.",
+        )
+    if target not in TARGETS:
+        raise UsageError(
+            f"--target {target.lower()} is not a GPU that TensorRT-RTX builds for.",
+            hint=f"Choose of {', '.join(name.lower() for name in TARGETS)}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
     """A built plan and what to record about it.
 
@@ -73,14 +140,14 @@ def engine_from_onnx(
     *,
     flavour: Flavour,
     input_name: str,
-    image_px: int,
+    input_shape: _Shape,
     profile: BatchProfile,
-    workspace_bytes: int,
+    options: EngineOptions,
     progress: Progress,
 ) -> BuiltEngine:
-    """Build an engine for images (batch, 3, image_px, image_px); external data beside the ONNX file is found.
+    """Build an engine for inputs of `input_shape`, whose first number stands for the batch.
 
-    `workspace_bytes` bounds scratch memory on the GPU and, in TensorRT-RTX, the memory of the build itself.
+    External data beside the ONNX file is found.
     Raises ExportError with the parser's or builder's words. Ctrl-C, or an exception of `progress`, cancels
     the build and is raised as it is.
     """
@@ -90,7 +157,7 @@ def engine_from_onnx(
         trt = imported_flavour(flavour)
     except BackendError as error:
         raise ExportError(error.message, hint=error.hint) from error
-    shapes = [(size, _CHANNELS, image_px, image_px) for size in (profile.minimum, profile.optimum, profile.maximum)]
+    shapes = [(size, *input_shape[1:]) for size in (profile.minimum, profile.optimum, profile.maximum)]
     started_s = time.perf_counter()
     with ExitStack() as tasks:
         watch = BuildWatch(progress, tasks)
@@ -99,7 +166,7 @@ def engine_from_onnx(
         logger.lines.clear()
         with interrupts_kept(watch):
             try:
-                plan, tf32 = _plan_from_onnx(trt, onnx_path, input_name, shapes, workspace_bytes, logger, monitor)
+                plan, tf32 = _plan_from_onnx(trt, onnx_path, input_name, shapes, options, logger, monitor)
             except ExportError as error:
                 # Or the builder, and all weights with it, would live as long as the error does.
                 traceback.clear_frames(error.__traceback__)
@@ -125,7 +192,7 @@ def _plan_from_onnx(
     onnx_path: Path,
     input_name: str,
     shapes: list[_Shape],
-    workspace_bytes: int,
+    options: EngineOptions,
     logger: Any,
     monitor: Any,
 ) -> tuple[Any, bool]:
@@ -144,8 +211,7 @@ def _plan_from_onnx(
         raise _refused(f"{onnx_path.name} has no outputs: it may not be ONNX at all", logger.lines, _MODEL_HINT)
     _check_input(network, input_name, shapes)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    config.clear_flag(trt.BuilderFlag.TF32)
+    cache = _configure(trt, config, options, logger)
     # Lets the benchmark read each layer's type back from the engine; it adds no work at run time.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     optimisation_profile = builder.create_optimization_profile()
@@ -153,7 +219,50 @@ def _plan_from_onnx(
     if config.add_optimization_profile(optimisation_profile) < 0:
         raise _refused(f"{trt.__name__} refused the batch sizes", logger.lines, "Give other batch sizes.")
     config.progress_monitor = monitor
-    return builder.build_serialized_network(network, config), config.get_flag(trt.BuilderFlag.TF32)
+    plan = builder.build_serialized_network(network, config)
+    if plan is not None and cache is not None and options.timing_cache is not None:
+        _keep_timing_cache(options.timing_cache, config)
+    return plan, config.get_flag(trt.BuilderFlag.TF32)
+
+
+def _configure(trt: Any, config: Any, options: EngineOptions, logger: Any) -> Any:
+    """Set every option, and return the timing cache, which must live as long as the build; None without one."""
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.tf32:
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if options.targets:
+        config.num_compute_capabilities = len(options.targets)
+        for index, target in enumerate(options.targets):
+            if not config.set_compute_capability(getattr(trt.ComputeCapability, target), index):
+                raise _refused(f"{trt.__name__} refused the target {target}", logger.lines, "Choose another target.")
+    if options.hardware_compatibility != "none":
+        level = _COMPATIBILITY_LEVELS[options.hardware_compatibility]
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.timing_cache is None:
+        return None
+    content = options.timing_cache.read_bytes() if options.timing_cache.is_file() else b""
+    cache = config.create_timing_cache(content)
+    if not config.set_timing_cache(cache, False):
+        raise _refused(
+            f"{trt.__name__} refused the timing cache {options.timing_cache}",
+            logger.lines,
+            "It is of another GPU or version: delete it, or name another file.",
+        )
+    return cache
+
+
+def _keep_timing_cache(path: Path, config: Any) -> None:
+    content = memoryview(config.get_timing_cache().serialize())
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, write)
 
 
 def _check_input(network: Any, input_name: str, shapes: list[_Shape]) -> None:

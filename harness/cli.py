@@ -20,6 +20,7 @@ from harness.core.errors import HarnessError
 from harness.options import (
     EPILOG,
     data_option,
+    export_options,
     json_option,
     label_mode_option,
     path_type,
@@ -173,38 +174,24 @@ def import_weights(case: str, file: Path, as_json: bool, **options: Any) -> None
     click.echo(json.dumps(result.summary()) if as_json else "\n".join(result.lines()))
 
 
-@cli.command(epilog="Example: harness export --trt")
+@cli.command(epilog="Example: harness export --precision fp32 --precision fp16 --trt")
 @click.argument("runs", nargs=-1, metavar="[RUN...]")
 @runs_option
-@click.option("--trt", is_flag=True, help="Build a TensorRT engine from each ONNX file.")
-@click.option(
-    "--flavour",
-    type=click.Choice(["auto", "tensorrt", "rtx"]),
-    default="auto",
-    show_default=True,
-    help="auto: TensorRT where a GPU and its libraries are, else TensorRT-RTX.",
-)
-@click.option("--max-batch", default=32, show_default=True, type=click.IntRange(min=1), help="Engine's largest batch.")
+@export_options
 @click.option("--force", is_flag=True, help="Redo what is up to date.")
 @json_option
-def export(
-    runs: tuple[str, ...],
-    runs_folder: Path,
-    trt: bool,
-    flavour: str,
-    max_batch: int,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Convert runs (default: all) to ONNX, and with --trt to TensorRT engines.
+def export(runs: tuple[str, ...], runs_folder: Path, as_json: bool, **options: Any) -> None:
+    """Convert runs (default: all) to ONNX in one or more precisions, and to TensorRT engines, OpenVINO models and a
+    Triton model repository where asked for.
 
     Also makes what `bench` needs: the evaluation set and the golden answers. What is up to date is left alone.
     """
-    from export.many import ExportRequest, export_many
+    from export.many import export_many
+    from export.request import request_from_options
     from harness.console import console_progress, print_table
     from harness.core.runs import runs_from_names
 
-    request = ExportRequest(engine=trt, flavour=flavour, max_batch_size=max_batch, force=force)  # type: ignore[arg-type]
+    request = request_from_options(**options)
     outcomes = export_many(runs_from_names(runs_folder, runs), request, console_progress())
     if as_json:
         click.echo(json.dumps([outcome.summary() for outcome in outcomes]))

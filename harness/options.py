@@ -49,3 +49,85 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def export_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `harness export`: what is made, then how int8 is calibrated, then how engines are built."""
+    options = (
+        click.option(
+            "--precision",
+            "precisions",
+            multiple=True,
+            type=click.Choice(["fp32", "fp16", "bf16", "int8", "int8-u8s8", "all"]),
+            help="May be repeated.  [default: fp32]",
+        ),
+        click.option("--uint8-input", is_flag=True, help="Also with normalisation inside: takes uint8 pixels, NHWC."),
+        click.option("--probabilities", is_flag=True, help="Also with probabilities and the answer as output."),
+        click.option(
+            "--calibration",
+            default=128,
+            show_default=True,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Training images that int8 ranges are measured on.",
+        ),
+        click.option(
+            "--calibration-method",
+            type=click.Choice(["minmax", "entropy", "percentile"]),
+            default="minmax",
+            show_default=True,
+            help="How a range is taken from what was measured.",
+        ),
+        click.option(
+            "--int8",
+            type=click.Choice(["all", "auto"]),
+            default="all",
+            show_default=True,
+            help="auto: keep layers in float until int8 holds on validation.",
+        ),
+        click.option("--openvino", is_flag=True, help="Also as OpenVINO IR."),
+        click.option("--triton", is_flag=True, help="Also as a Triton model repository in RUNS/triton."),
+        click.option("--trt", "engine", is_flag=True, help="Also as a TensorRT engine."),
+        click.option(
+            "--flavour",
+            type=click.Choice(["auto", "tensorrt", "rtx"]),
+            default="auto",
+            show_default=True,
+            help="auto: TensorRT where a GPU and its libraries are, else TensorRT-RTX.",
+        ),
+        click.option(
+            "--engine-batch",
+            "engine_batch",
+            default="1/8/32",
+            show_default=True,
+            metavar="MIN/OPT/MAX",
+            help="Batch sizes an engine serves, and the one it is tuned for.",
+        ),
+        click.option(
+            "--target", "targets", metavar="SM,SM", default="", help="RTX GPUs, for instance sm86,sm89.  [default: all]"
+        ),
+        click.option(
+            "--workspace",
+            "workspace_mib",
+            default=4096,
+            show_default=True,
+            type=click.IntRange(min=1),
+            metavar="MIB",
+            help="Scratch memory of an engine.",
+        ),
+        click.option("--tf32", is_flag=True, help="Let fp32 engines multiply in TF32 (10 bits of mantissa)."),
+        click.option(
+            "--timing-cache", type=path_type, metavar="FILE", help="TensorRT: kernel timings kept between builds."
+        ),
+        click.option(
+            "--hardware-compatibility",
+            type=click.Choice(["none", "ampere-plus", "same-compute-capability"]),
+            default="none",
+            show_default=True,
+            help="TensorRT: GPUs beside this one that may run the engine.",
+        ),
+        click.option("--version-compatible", is_flag=True, help="TensorRT: an engine for later versions too."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -78,7 +78,7 @@ def completed_run(
     progress: Progress,
 ) -> tuple[RunRecord, Evaluation]:
     """Let the written checkpoint answer its evaluation set, write what the answers are worth, call the run complete."""
-    logits_bc = ensured_golden(
+    golden = ensured_golden(
         run.golden,
         checkpoint=run.checkpoint,
         evaluation_set=evaluation_set,
@@ -86,7 +86,7 @@ def completed_run(
         progress=progress,
     )
     evaluation = evaluation_from_logits(
-        logits_bc,
+        golden.logits_bc,
         evaluation_set,
         record,
         checkpoint_sha256=sha256_from_file(run.checkpoint),

@@ -4,7 +4,8 @@
     end to end   = bind + step + sync + fetch
 
 A backend holds one loaded model for one batch size. Verbs raise BackendError; they never time anything themselves.
-Shapes: b batch, c channels or classes, h, w pixels. Images arrive preprocessed, as float32 and contiguous.
+Shapes: b batch, c channels or classes, h, w pixels. Images arrive contiguous: preprocessed, as float32 [b, c, h, w],
+or for a model that normalises by itself as uint8 [b, h, w, c].
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from harness.core.errors import BackendError
+from harness.core.variants import Variant, variant_from_name
+
 Float32s = npt.NDArray[np.float32]
+Images = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 
 class LoadRequest(BaseModel):
-    """What a worker asks a backend to load. `case` is needed only by a runtime that builds the network itself."""
+    """What a worker asks a backend to load. `case` is needed only by a runtime that builds the network itself.
+
+    `variant` is the name of what the file is said to be (harness/core/variants.py): it decides the type and shape of
+    the input, and whether a second output holds the answers.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,6 +39,26 @@ class LoadRequest(BaseModel):
     image_px: int
     class_count: int
     threads: int
+    variant: str = "fp32"
+
+    @property
+    def form(self) -> Variant:
+        """The variant; raises BackendError for a name that is none."""
+        variant = variant_from_name(self.variant)
+        if variant is None:
+            raise BackendError(
+                f"{self.artifact.name} says that it is a {self.variant!r}, which is no variant of this project.",
+                hint="Export it again: `harness export --force`.",
+            )
+        return variant
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.form.input_shape(self.batch_size, self.image_px)
+
+    @property
+    def input_type(self) -> type[np.float32] | type[np.uint8]:
+        return np.uint8 if self.form.uint8_input else np.float32
 
 
 class Description(BaseModel):
@@ -49,15 +78,20 @@ class Description(BaseModel):
 
 
 class Backend(Protocol):
-    """One loaded model. `bind` copies images_bchw in, `fetch` copies logits_bc out."""
+    """One loaded model. `bind` copies images in, `fetch` copies logits_bc, or probabilities_bc, out.
 
-    def bind(self, images_bchw: Float32s) -> None: ...
+    `fetch_answers` is the second output of a model that gives probabilities, int64 [b]; None of any other.
+    """
+
+    def bind(self, images: Images) -> None: ...
 
     def step(self) -> None: ...
 
     def sync(self) -> None: ...
 
     def fetch(self) -> Float32s: ...
+
+    def fetch_answers(self) -> npt.NDArray[np.int64] | None: ...
 
     def describe(self) -> Description: ...
 

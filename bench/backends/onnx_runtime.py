@@ -6,8 +6,9 @@ ONNX Runtime falls back to another provider without an error; the assignment rec
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from bench.backends.interface import Backend, Description, Float32s, LoadRequest
+from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
 from harness.core.errors import BackendError
 
 _PROVIDER = "CPUExecutionProvider"
@@ -21,32 +22,35 @@ class OnnxRuntime:
 
         self._version = onnxruntime.__version__
         self._threads = request.threads
+        self._precision = request.form.precision  # The file's: without a cast in it, ONNX Runtime adds none.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = request.threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             self._session = onnxruntime.InferenceSession(str(request.artifact), options, providers=[_PROVIDER])
-            shape = (request.batch_size, 3, request.image_px, request.image_px)
-            self._input_bchw = np.zeros(shape, dtype=np.float32)
-            self._output_bc = np.zeros((request.batch_size, request.class_count), dtype=np.float32)
+            self._memory = _arrays(request)
+            names = [each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())]
+            if len(names) != len(self._memory):
+                raise _other_ends(request, names)
             self._binding = self._session.io_binding()
-            self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._input_bchw, "cpu", 0)
-            self._output = onnxruntime.OrtValue.ortvalue_from_numpy(self._output_bc, "cpu", 0)
-            self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
-            self._binding.bind_ortvalue_output(self._session.get_outputs()[0].name, self._output)
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0) for array in self._memory]
+            self._input, *self._outputs = values
+            self._binding.bind_ortvalue_input(names[0], self._input)
+            for name, output in zip(names[1:], self._outputs, strict=True):
+                self._binding.bind_ortvalue_output(name, output)
         except _runtime_errors() as error:
             raise BackendError(
                 f"ONNX Runtime cannot load {request.artifact}: {error}",
                 hint="Export it again: `harness export --force`.",
             ) from error
 
-    def bind(self, images_bchw: Float32s) -> None:
+    def bind(self, images: Images) -> None:
         try:
-            self._input.update_inplace(images_bchw)
+            self._input.update_inplace(images)
         except _runtime_errors() as error:
             raise BackendError(
-                f"ONNX Runtime does not take images of the shape {images_bchw.shape}: {error}",
+                f"ONNX Runtime does not take images of the shape {images.shape}: {error}",
                 hint="Load the model for this batch size.",
             ) from error
 
@@ -62,7 +66,10 @@ class OnnxRuntime:
         self._binding.synchronize_outputs()
 
     def fetch(self) -> Float32s:
-        return np.array(self._output.numpy(), copy=True)
+        return np.array(self._outputs[0].numpy(), copy=True)
+
+    def fetch_answers(self) -> npt.NDArray[np.int64] | None:
+        return np.array(self._outputs[1].numpy(), copy=True) if len(self._outputs) > 1 else None
 
     def describe(self) -> Description:
         elsewhere = {
@@ -78,7 +85,7 @@ class OnnxRuntime:
             runtime="ONNX Runtime",
             version=self._version,
             device="CPU",
-            precision="fp32" if self._session.get_inputs()[0].type == "tensor(float)" else "unknown",
+            precision=self._precision,
             threads=threads,
             departures=departures,
             metadata=dict(self._session.get_modelmeta().custom_metadata_map),
@@ -86,6 +93,24 @@ class OnnxRuntime:
 
     def close(self) -> None:
         del self._binding, self._session
+
+
+def _arrays(request: LoadRequest) -> list[npt.NDArray[np.generic]]:
+    """Return zeroed memory for the input and every output."""
+    arrays: list[npt.NDArray[np.generic]] = [
+        np.zeros(request.input_shape, dtype=request.input_type),
+        np.zeros((request.batch_size, request.class_count), dtype=np.float32),
+    ]
+    if request.form.probabilities:
+        arrays.append(np.zeros(request.batch_size, dtype=np.int64))
+    return arrays
+
+
+def _other_ends(request: LoadRequest, names: list[str]) -> BackendError:
+    return BackendError(
+        f"{request.artifact.name} has the inputs and outputs {', '.join(names)}, which is no {request.variant}.",
+        hint="Export it again: `harness export --force`.",
+    )
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.backends.interface import Backend, Description, Float32s, LoadRequest
+from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
 from harness.core.cases import case_named
 from harness.core.models import model_from_checkpoint
 
@@ -24,8 +24,8 @@ class PytorchEager:
         self._input_bchw = torch.zeros(request.batch_size, 3, request.image_px, request.image_px)
         self._output_bc = torch.zeros(request.batch_size, request.class_count)
 
-    def bind(self, images_bchw: Float32s) -> None:
-        self._input_bchw.copy_(self._torch.from_numpy(images_bchw))
+    def bind(self, images: Images) -> None:
+        self._input_bchw.copy_(self._torch.from_numpy(images))
 
     def step(self) -> None:
         with self._torch.inference_mode():
@@ -36,6 +36,9 @@ class PytorchEager:
 
     def fetch(self) -> Float32s:
         return np.array(self._output_bc.numpy(), copy=True)
+
+    def fetch_answers(self) -> None:
+        """A checkpoint gives logits only."""
 
     def describe(self) -> Description:
         dtypes = sorted({str(parameter.dtype) for parameter in self._network.parameters()})

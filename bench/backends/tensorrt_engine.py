@@ -21,14 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.backends.cuda_memory import CudaMemory
-from bench.backends.interface import Backend, Description, Float32s, LoadRequest
+from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
 from harness.core.errors import ArtifactError, BackendError
 from harness.core.rtx_header import HEADER_BYTES, rtx_header
 from harness.core.tensorrt_flavour import Flavour, gpu_driver_present, imported_flavour
 
-_CHANNELS = 3
 _FILE_NAME = re.compile(r"(?P<variant>[^.]+)\.(?P<flavour>tensorrt|rtx)\.engine")
-_NUMPY_TYPES: dict[str, npt.DTypeLike] = {"FLOAT": np.float32, "HALF": np.float16}
+_NUMPY_TYPES: dict[str, npt.DTypeLike] = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "UINT8": np.uint8,
+    "INT64": np.int64,
+}
 _RUNTIMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 _REBUILD = "Build the engine again for this GPU and this version: `harness export --trt --force`."
 # How inspectors of several versions spell a layer's type; the longer spelling first.
@@ -111,10 +115,10 @@ class TensorrtEngine:
         }
         inputs = [name for name, mode in modes.items() if mode == trt.TensorIOMode.INPUT]
         outputs = [name for name, mode in modes.items() if mode == trt.TensorIOMode.OUTPUT]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise self._refused(f"has inputs {inputs} and outputs {outputs}, not one of each", _REBUILD)
-        (input_name,), (output_name,) = inputs, outputs
-        self._shape = (request.batch_size, _CHANNELS, request.image_px, request.image_px)
+        if len(inputs) != 1 or len(outputs) != 1 + request.form.probabilities:
+            raise self._refused(f"has inputs {inputs} and outputs {outputs}, which is no {request.variant}", _REBUILD)
+        (input_name,), (output_name, *answer_names) = inputs, outputs
+        self._shape, self._type = request.input_shape, np.dtype(request.input_type)
         if not self._context.set_input_shape(input_name, self._shape):
             ranges = [tuple(shape) for shape in self._engine.get_tensor_profile_shape(input_name, 0)]
             raise self._refused(
@@ -126,23 +130,30 @@ class TensorrtEngine:
         logits_shape = tuple(self._context.get_tensor_shape(output_name))
         if logits_shape != (request.batch_size, request.class_count):
             raise self._refused(f"gives {logits_shape} for {request.class_count} classes", _REBUILD)
+        if (self._type_name(input_name) == "UINT8") != request.form.uint8_input:
+            raise self._refused(f"takes {self._type_name(input_name)}, which is no {request.variant}", _REBUILD)
         self._images = self._cuda.transfer(self._shape, self._numpy_type(input_name))
         self._logits = self._cuda.transfer(logits_shape, self._numpy_type(output_name))
-        for name, memory in ((input_name, self._images), (output_name, self._logits)):
+        tensors = [(input_name, self._images), (output_name, self._logits)]
+        self._answers = None
+        for name in answer_names:
+            self._answers = self._cuda.transfer((request.batch_size,), self._numpy_type(name))
+            tensors.append((name, self._answers))
+        for name, memory in tensors:
             if not self._context.set_tensor_address(name, memory.device_address):
                 raise self._refused(f"does not accept memory for {name}", _REBUILD)
         self._types_in_words = f"{self._type_name(input_name)} to {self._type_name(output_name)}"
 
-    def bind(self, images_bchw: Float32s) -> None:
+    def bind(self, images: Images) -> None:
         """Copy the images to the device, and wait until they are there."""
         if self._context is None:
             raise _out_of_order()
-        if images_bchw.shape != self._shape or images_bchw.dtype != np.float32:
+        if images.shape != self._shape or images.dtype != self._type:
             raise BackendError(
-                f"The images are {images_bchw.dtype} {images_bchw.shape}; loaded for float32 {self._shape}.",
+                f"The images are {images.dtype} {images.shape}; loaded for {self._type} {self._shape}.",
                 hint="Load the engine for this batch size.",
             )
-        np.copyto(self._images.host, images_bchw, casting="same_kind")
+        np.copyto(self._images.host, images, casting="same_kind")
         self._cuda.copy_to_device(self._images)
         self._cuda.synchronise()
         self._ready = True
@@ -167,6 +178,16 @@ class TensorrtEngine:
         self._cuda.copy_to_host(self._logits)
         self._cuda.synchronise()
         return np.array(self._logits.host, dtype=np.float32)
+
+    def fetch_answers(self) -> npt.NDArray[np.int64] | None:
+        """Copy the second output to the host, where the engine has one."""
+        if not self._ready:
+            raise _out_of_order()
+        if self._answers is None:
+            return None
+        self._cuda.copy_to_host(self._answers)
+        self._cuda.synchronise()
+        return np.array(self._answers.host, dtype=np.int64)
 
     def describe(self) -> Description:
         """Say what runs: the types of tensors and layers come from the engine, the request from its name."""
@@ -211,8 +232,8 @@ class TensorrtEngine:
         name = self._type_name(tensor)
         if name not in _NUMPY_TYPES:
             raise self._refused(
-                f"has {tensor} in {name}; the benchmark feeds float32 images and reads float logits",
-                "Measure the variant with float input and output.",
+                f"has {tensor} in {name}, which the benchmark neither feeds nor reads",
+                "Build the engine again: `harness export --trt --force`.",
             )
         return _NUMPY_TYPES[name]
 

@@ -31,7 +31,10 @@ class Kind(StrEnum):
     CHECKPOINT = "checkpoint"
     GOLDEN = "golden"
     ONNX_MODEL = "onnx model"
+    CALIBRATION_RANGES = "calibration ranges"
     ENGINE = "engine"
+    OPENVINO_MODEL = "OpenVINO model"
+    OPENVINO_WEIGHTS = "OpenVINO weights"
 
 
 class Sidecar(BaseModel):

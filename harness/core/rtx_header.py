@@ -16,7 +16,7 @@ HEADER_BYTES = 64
 
 _MAGIC = b"vtrt"
 # Bit 6 is set by default and unexplained, so it is not named.
-_TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
+TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 _REMEDY = "Build the engine again: `harness export --trt`."
 
 
@@ -50,5 +50,5 @@ def rtx_header(header: bytes, *, file_size_bytes: int | None) -> RtxHeader:
     return RtxHeader(
         version=".".join(str(number) for number in header[24:28]),
         size_bytes=size_bytes,
-        targets=tuple(name for bit, name in enumerate(_TARGETS) if target_bits & (1 << bit)),
+        targets=tuple(name for bit, name in enumerate(TARGETS) if target_bits & (1 << bit)),
     )

@@ -36,6 +36,7 @@ class EvaluationSet:
     images_sha256: str
     pixels_bhwc: npt.NDArray[np.uint8]
     paths: tuple[str, ...]
+    sha256s: tuple[str, ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
     labels_b: npt.NDArray[np.int64]
@@ -64,6 +65,7 @@ def evaluation_set_from_folder(folder: Path) -> EvaluationSet:
         images_sha256=images.sha256,
         pixels_bhwc=np.load(images_path, mmap_mode="r"),
         paths=tuple(row["path"] for row in rows),
+        sha256s=tuple(row["sha256"] for row in rows),
         splits=tuple(row["split"] for row in rows),
         groups=tuple(row["group"] for row in rows),
         labels_b=np.array([int(row["label"]) if row["label"] else UNLABELLED for row in rows], dtype=np.int64),

@@ -1,0 +1,248 @@
+"""One run's ONNX files: the float32 base, the other precisions made from it, and each with deployment's ends.
+
+base fp32 -> fp16 | bf16 | int8 | int8-u8s8 -> with uint8 input and probabilities. Every file carries the passport.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from export.calibration import CalibrationImages, calibration_images
+from export.deployment_graph import give_probabilities, take_pixels
+from export.low_precision import low_precision_model
+from export.making import Maker
+from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
+from export.onnx_export import PACKAGES, base_model, save_and_check
+from export.quantisation import measure_ranges, write_quantised
+from export.request import ExportRequest
+from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
+from harness.core.cases import case_named
+from harness.core.passport import Passport
+from harness.core.progress import Progress
+from harness.core.runs import RunDirectory
+from harness.core.variants import QUANTISED, SMALLEST_AGREEMENT, Variant
+from harness.data.evaluation_set import EvaluationSet
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+_QUANTISER_PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxVariants:
+    """Makes the ONNX files of one run."""
+
+    run: RunDirectory
+    passport: Passport
+    evaluation_set: EvaluationSet
+    validation: Validation
+    request: ExportRequest
+    maker: Maker
+    progress: Progress
+
+    def ensured(self, variant: Variant) -> Sidecar:
+        """Return the sidecar of a variant's ONNX file, making it and what it is made from where needed."""
+        if not variant.plain:
+            return self._deployed(variant)
+        if variant.precision == "fp32":
+            return self._base()
+        return self._quantised(variant) if variant.precision in QUANTISED else self._low_precision(variant)
+
+    def path(self, variant: Variant) -> Path:
+        return self.run.export_folder / f"{variant.name}.onnx"
+
+    def _base(self) -> Sidecar:
+        variant = Variant(precision="fp32")
+
+        def model(_: Path) -> onnx_ir.Model:
+            return base_model(self.run.checkpoint, self.passport.contract)
+
+        return self._file(variant, {}, {}, PACKAGES, model)
+
+    def _low_precision(self, variant: Variant) -> Sidecar:
+        base = self._parent(Variant(precision="fp32"))
+        source = self.path(Variant(precision="fp32"))
+
+        def model(_: Path) -> onnx_ir.Model:
+            return low_precision_model(source, "fp16" if variant.precision == "fp16" else "bf16")
+
+        return self._file(variant, {"onnx": base.sha256}, {}, ("onnx-ir", "onnxscript", "numpy"), model)
+
+    def _deployed(self, variant: Variant) -> Sidecar:
+        plain = Variant(precision=variant.precision)
+        parent = self._parent(plain)
+        point, contract = self.passport.operating_point, self.passport.contract
+
+        def model(_: Path) -> onnx_ir.Model:
+            import onnx_ir
+
+            made = onnx_ir.load(self.path(plain))
+            if variant.uint8_input:
+                take_pixels(made, contract.preprocessing)
+            if variant.probabilities:
+                give_probabilities(made, contract.label_mode, point.temperature)
+            return made
+
+        inherited = {key: parent.details[key] for key in ("calibration", "float_layers") if key in parent.details}
+        return self._file(variant, {"onnx": parent.sha256}, inherited, ("onnx-ir",), model)
+
+    def _quantised(self, variant: Variant) -> Sidecar:
+        form = "int8" if variant.precision == "int8" else "int8-u8s8"
+        base = self._parent(Variant(precision="fp32"))
+        source = self.path(Variant(precision="fp32"))
+        calibration = self.request.calibration
+        images = calibration_images(self.evaluation_set, calibration)
+        ranges = self._ranges(base, images)
+        ranges_path = self._ranges_path()
+        found: dict[str, JsonValue] = {}
+
+        def model(folder: Path) -> onnx_ir.Model:
+            import onnx_ir
+
+            write = partial(write_quantised, source, form=form, ranges=ranges_path, method=calibration.method)
+            layers = FloatLayers(names=(), tried=())
+            if self.request.int8 == "auto":
+                layers = layers_kept_in_float(source, form, write, self.validation, folder, self.progress)
+            quantised = folder / "quantised.onnx"
+            write(quantised, float_nodes=layers.names)
+            found["float_layers"] = list(layers.names)
+            found["search"] = [list(step) for step in layers.tried]
+            found["validation_agreement"] = round(self.validation.agreement(quantised), 6)
+            return onnx_ir.load(quantised)
+
+        options: dict[str, JsonValue] = {
+            "calibration": {
+                "images": calibration.count,
+                "method": calibration.method,
+                "seed": calibration.seed,
+                "sha256": images.sha256,
+                "split": "train",
+            },
+            "int8": self.request.int8,
+        }
+        parents = {"onnx": base.sha256, "ranges": ranges.sha256}
+        return self._file(variant, parents, options, _QUANTISER_PACKAGES, model, found=found)
+
+    def _ranges_path(self) -> Path:
+        return self.run.export_folder / "int8-ranges.json"
+
+    def _ranges(self, base: Sidecar, images: CalibrationImages) -> Sidecar:
+        """Measure the ranges once for both int8 forms."""
+        calibration, path = self.request.calibration, self._ranges_path()
+        parents = {"onnx": base.sha256, "checkpoint": self.passport.checkpoint_sha256}
+        options: dict[str, JsonValue] = {"method": calibration.method, "images_sha256": images.sha256}
+
+        def make() -> Sidecar:
+            def write(temporary: Path) -> None:
+                with self.progress.task(f"{self.run.name}: calibration", total=len(images.rows)) as task:
+                    measure_ranges(
+                        self.path(Variant(precision="fp32")),
+                        temporary,
+                        self.evaluation_set.pixels_bhwc[images.rows],
+                        self.passport.contract.preprocessing,
+                        calibration.method,
+                        task,
+                    )
+
+            return write_artifact(
+                path,
+                write,
+                kind=Kind.CALIBRATION_RANGES,
+                parents=parents,
+                packages=("onnxruntime-gpu",),
+                contract=self.passport.contract,
+                details=options | {"images": len(images.rows), "seed": calibration.seed},
+            )
+
+        if any(each.path == path for each in self.maker.made):
+            return read_sidecar(path, kind=Kind.CALIBRATION_RANGES, remedy="")
+        return self.maker.ensured(
+            path,
+            Kind.CALIBRATION_RANGES,
+            parents=parents,
+            options=options,
+            make=make,
+            note=lambda sidecar: f"{sidecar.details['images']} training images, {sidecar.details['method']}",
+        )
+
+    def _parent(self, variant: Variant) -> Sidecar:
+        """Return what another variant is made from; made in this very command it is not verified again."""
+        path = self.path(variant)
+        if any(each.path == path for each in self.maker.made):
+            return read_sidecar(path, kind=Kind.ONNX_MODEL, remedy="")
+        return self.ensured(variant)
+
+    def _file(
+        self,
+        variant: Variant,
+        parents: dict[str, str],
+        options: dict[str, JsonValue],
+        packages: tuple[str, ...],
+        model: Callable[[Path], onnx_ir.Model],
+        *,
+        found: dict[str, JsonValue] | None = None,
+    ) -> Sidecar:
+        """Make one ONNX file from `model`, which gets a folder for what it writes meanwhile and may fill `found`."""
+        path = self.path(variant)
+        contract, metadata = self.passport.contract, self.passport.metadata(variant)
+        parents = {"checkpoint": self.passport.checkpoint_sha256} | parents
+        options = options | {"variant": variant.name, "passport": self.passport.model_dump(mode="json")}
+
+        def make() -> Sidecar:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                self.progress.task(f"{self.run.name}: {path.name}", total=None),
+                # Beside the file, where there is room for it if anywhere.
+                tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
+            ):
+                made = model(Path(folder))
+                made.metadata_props.clear()
+                made.metadata_props.update(metadata)
+                made.producer_name = "cxr-harness"
+                details = interface_of(made) | {
+                    "precision": variant.precision,
+                    "parameters": case_named(contract.case).parameter_count,
+                }
+                return write_artifact(
+                    path,
+                    partial(save_and_check, made),
+                    kind=Kind.ONNX_MODEL,
+                    parents=parents,
+                    packages=packages,
+                    contract=contract,
+                    details=options | details | (found or {}),
+                )
+
+        return self.maker.ensured(
+            path, Kind.ONNX_MODEL, parents=parents, options=options, make=make, note=_note_on_int8
+        )
+
+
+def interface_of(model: onnx_ir.Model) -> dict[str, JsonValue]:
+    """Return opset, input and outputs of a model for its sidecar."""
+    (image,) = model.graph.inputs
+    return {
+        "opset": model.opset_imports[""],
+        "input": image.name,
+        "outputs": [value.name for value in model.graph.outputs],
+    }
+
+
+def _note_on_int8(sidecar: Sidecar) -> str:
+    agreement, layers = sidecar.details.get("validation_agreement"), sidecar.details.get("float_layers")
+    if not isinstance(agreement, float) or not isinstance(layers, list):
+        return ""
+    kept = f", {len(layers)} layers in float" if layers else ""
+    hint = ""
+    smallest = SMALLEST_AGREEMENT[str(sidecar.details["precision"])]
+    if agreement < smallest:
+        hint = f" < {100 * smallest:.1f} %: try --int8 auto"
+    return f"validation {100 * agreement:.1f} % as before{hint}{kept}"

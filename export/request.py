@@ -1,0 +1,135 @@
+"""What `harness export` was asked for, and what it tells of each file it made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from export.calibration import Calibration, CalibrationMethod
+from export.tensorrt_builder import BatchProfile, EngineOptions, HardwareCompatibility
+from harness.core.errors import HarnessError, UsageError
+from harness.core.tensorrt_flavour import Flavour
+from harness.core.variants import PRECISIONS, Precision, Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """`int8` says whether every layer is quantised, or those that cost too much on validation stay in float."""
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    uint8_input: bool = False
+    probabilities: bool = False
+    calibration: Calibration = field(default_factory=Calibration)
+    int8: Literal["all", "auto"] = "all"
+    engine: bool = False
+    flavour: Flavour | Literal["auto"] = "auto"
+    profile: BatchProfile = field(default_factory=BatchProfile)
+    engine_options: EngineOptions = field(default_factory=EngineOptions)
+    openvino: bool = False
+    triton: bool = False
+    force: bool = False
+
+    def variants(self) -> list[Variant]:
+        """Return the variants to make: each precision plain, and with the inputs and outputs asked for."""
+        variants = []
+        for precision in dict.fromkeys(self.precisions):
+            plain = Variant(precision=precision)
+            asked = Variant(precision=precision, uint8_input=self.uint8_input, probabilities=self.probabilities)
+            variants += [plain] if asked == plain else [plain, asked]
+        return variants
+
+
+def request_from_options(
+    *,
+    precisions: tuple[str, ...],
+    calibration: int,
+    calibration_method: CalibrationMethod,
+    engine_batch: str,
+    targets: str,
+    workspace_mib: int,
+    tf32: bool,
+    timing_cache: Path | None,
+    hardware_compatibility: HardwareCompatibility,
+    version_compatible: bool,
+    **same: Any,
+) -> ExportRequest:
+    """Resolve the command line's options; raise UsageError for what makes no sense."""
+    chosen = PRECISIONS if "all" in precisions else tuple(dict.fromkeys(precisions)) or ("fp32",)
+    return ExportRequest(
+        precisions=chosen,  # type: ignore[arg-type]
+        calibration=Calibration(count=calibration, method=calibration_method),
+        profile=profile_from_text(engine_batch),
+        engine_options=EngineOptions(
+            workspace_bytes=workspace_mib << 20,
+            tf32=tf32,
+            targets=tuple(dict.fromkeys(name.strip().upper() for name in targets.split(",") if name.strip())),
+            timing_cache=timing_cache,
+            hardware_compatibility=hardware_compatibility,
+            version_compatible=version_compatible,
+        ),
+        **same,
+    )
+
+
+def profile_from_text(text: str) -> BatchProfile:
+    """Return the batch sizes of MIN/OPT/MAX; raise UsageError where they are not three rising numbers."""
+    try:
+        minimum, optimum, maximum = (int(part) for part in text.split("/"))
+    except ValueError as error:
+        raise UsageError(
+            f"--engine-batch {text} is not MIN/OPT/MAX.", hint="Give three batch sizes, for instance 1/8/32."
+        ) from error
+    return BatchProfile(minimum=minimum, optimum=optimum, maximum=maximum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeArtifact:
+    """One artifact of one run: `duration_s` is None where it was up to date."""
+
+    path: Path
+    size_bytes: int
+    duration_s: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOutcome:
+    """One run: what was made before the error, if there was one."""
+
+    run_name: str
+    artifacts: tuple[MadeArtifact, ...]
+    error: HarnessError | None
+
+    def rows(self) -> list[list[str]]:
+        """Cells for the closing table: run, artifact, status, size, seconds, note."""
+        rows = [
+            [
+                self.run_name,
+                artifact.path.name,
+                "up to date" if artifact.duration_s is None else "made",
+                f"{artifact.size_bytes / 1e6:.1f} MB",
+                "" if artifact.duration_s is None else f"{artifact.duration_s:.1f}",
+                artifact.note,
+            ]
+            for artifact in self.artifacts
+        ]
+        if self.error is not None:
+            rows.append([self.run_name, "", "FAILED", "", "", self.error.message[:60]])
+        return rows
+
+    def summary(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "run": self.run_name,
+            "artifacts": [
+                {
+                    "path": str(made.path),
+                    "size_bytes": made.size_bytes,
+                    "duration_s": made.duration_s,
+                    "note": made.note,
+                }
+                for made in self.artifacts
+            ],
+            "error": self.error.message if self.error else None,
+        }
