@@ -6,18 +6,21 @@ works on each channel by itself, so a gray film may go through as gray.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from harness.core.contract import Preprocessing
 from train.recipes import Augmentation
 
 FilmChange = Callable[[Image.Image], Image.Image]
+# Share of the film's area, log of the change of its aspect, degrees, and the sign that mirrors.
+_VIEW = ((0.6, 1.0), (-0.15, 0.15), (-10.0, 10.0), (-1.0, 1.0))
+_SHIFT = 0.05
 _GAMMA = (0.7, 1.4)
 _CONTRAST = (0.8, 1.25)
 _BRIGHTNESS = (-0.08, 0.08)
@@ -49,16 +52,32 @@ def film_augmentation(preprocessing: Preprocessing) -> FilmChange:
     Small turns, since nobody is filmed lying at 30 degrees; no flips of top and bottom and no colour. Left and right
     are exchanged as in CheXNet (arXiv 1711.05225): the heart changes sides, but none of the classes does.
     """
-    change: FilmChange = transforms.Compose(
-        [
-            transforms.Resize(preprocessing.resize_px, InterpolationMode.BILINEAR),
-            transforms.RandomAffine(10, translate=(0.05, 0.05), interpolation=InterpolationMode.BILINEAR),
-            transforms.RandomResizedCrop(preprocessing.crop_px, scale=(0.5, 1.0), ratio=(0.85, 1.18)),
-            transforms.RandomHorizontalFlip(),
-            random_exposure,
-        ]
-    )
+
+    def change(film: Image.Image) -> Image.Image:
+        return random_exposure(random_view(film, preprocessing.crop_px))
+
     return change
+
+
+def random_view(film: Image.Image, crop_px: int) -> Image.Image:
+    """Return a square view of the film: part of its area, shifted, turned, a little stretched, perhaps mirrored.
+
+    One resampling for all of it, which takes a fraction of the time of torchvision's four and blurs less. Bilinear
+    without antialiasing: films should come in at most about twice `crop_px` wide (--cache-side).
+    """
+    area, log_ratio, turn, mirror = (float(torch.empty(1).uniform_(*bounds)) for bounds in _VIEW)
+    off_x, off_y = (float(torch.empty(1).uniform_(-0.5, 0.5)) for _ in range(2))
+    ratio = math.exp(log_ratio)
+    width, height = film.width * math.sqrt(area * ratio), film.height * math.sqrt(area / ratio)
+    centre_x = film.width / 2 + off_x * (abs(film.width - width) + _SHIFT * film.width)
+    centre_y = film.height / 2 + off_y * (abs(film.height - height) + _SHIFT * film.height)
+    cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+    step_x, step_y = width / crop_px * (-1 if mirror < 0 else 1), height / crop_px
+    # Output (x, y) -> film: columns of the matrix are the steps of one pixel to the right and one down.
+    a, b, d, e = step_x * cosine, -step_y * sine, step_x * sine, step_y * cosine
+    c = centre_x - (a + b) * crop_px / 2
+    f = centre_y - (d + e) * crop_px / 2
+    return film.transform((crop_px, crop_px), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR)
 
 
 def random_exposure(film: Image.Image) -> Image.Image:

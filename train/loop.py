@@ -21,6 +21,7 @@ from harness.core.metrics import answers_from_probabilities, metrics_from_answer
 from harness.core.progress import Progress
 from train.batches import TrainingData
 from train.losses import LossFunction
+from train.mixup import mixture
 from train.optimisers import averaged_copy, learning_rate, optimiser_for
 from train.ranks import Ranks
 from train.recipes import Recipe
@@ -121,7 +122,8 @@ def _train_epoch(
             batch = next(batches)
             waited_s += time.perf_counter() - asked_s
             rate = learning_rate(recipe, (epoch - 1) * steps + step, steps)
-            loss = stepper.step(batch, rate)
+            mixed = mixture(recipe, seed=training.data.seed, epoch=epoch, step=step, count=len(batch.labels_b))
+            loss = stepper.step(batch, rate, mixed)
             if state.average is not None:
                 state.average.update_parameters(training.network)
             images = len(batch.labels_b) if batch.weight else 0

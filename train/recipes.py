@@ -16,7 +16,7 @@ from harness.core.cases import Case
 from harness.core.contract import DECODING_VERSION, Preprocessing
 
 # Raised whenever train/augmentation.py changes what is drawn, so that no run goes on with other films.
-AUGMENTATION_VERSION = 1
+AUGMENTATION_VERSION = 2
 _log = logging.getLogger(__name__)
 RecipeName = Literal["published", "quick", "strong"]
 Augmentation = Literal["none", "study", "films"]
@@ -27,7 +27,8 @@ class Recipe(BaseModel):
     """Everything that decides a training beside case, data and seed.
 
     `warm_up_epochs` raise the learning rate from nothing; `averaging` is the decay per step of an exponential moving
-    average of the weights, which is then what is validated and kept (0: none). `views` is how many augmentations of
+    average of the weights, which is then what is validated and kept (0: none). `mixup` is the a of Beta(a, a), from
+    which the shares of two blended images are drawn (0: none). `views` is how many augmentations of
     each film a frozen trunk is run on (None: a new one every epoch, as without stored features). `patience` ends a
     run after so many epochs without a better one, by macro-F1 on validation, or by the training loss where that has no
     labels. `keep` says which epoch is the result. The two versions are those of the rules by which films are decoded
@@ -50,6 +51,7 @@ class Recipe(BaseModel):
     label_smoothing: float
     class_weights: Literal["none", "balanced"]
     averaging: float
+    mixup: float
     augmentation: Augmentation
     views: int | None
     patience: int | None
@@ -82,6 +84,7 @@ _PUBLISHED = Recipe(
     label_smoothing=0.0,
     class_weights="none",
     averaging=0.0,
+    mixup=0.0,
     augmentation="none",
     views=None,
     patience=None,
@@ -108,19 +111,20 @@ _QUICK = _PUBLISHED.model_copy(
 _STRONG = _PUBLISHED.model_copy(
     update={
         "name": "strong",
-        "resize_px": 184,
+        "resize_px": 160,
         "crop_px": 160,
         "epochs": 60,
-        "batch_size": 32,
+        "batch_size": 16,
         "optimiser": "adamw",
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "warm_up_epochs": 3,
         "weight_decay": 0.05,
-        "label_smoothing": 0.05,
         "class_weights": "balanced",
-        "averaging": 0.99,
+        "averaging": 0.995,
+        "mixup": 0.3,
         "augmentation": "films",
+        "cache_side_px": 256,
         "keep": "best",
     }
 )

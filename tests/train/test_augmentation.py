@@ -16,7 +16,7 @@ from harness.core.progress import SILENT
 from harness.data.evaluation_set import ensured_evaluation_set
 from harness.data.film_cache import ensured_film_cache
 from harness.data.manifest import manifest_for_case
-from train.augmentation import augmentation_named, random_exposure
+from train.augmentation import augmentation_named, random_exposure, random_view
 from train.batches import epoch_batches, training_data
 from train.recipes import recipe_for_case
 
@@ -65,3 +65,55 @@ def test_exposure_keeps_the_order_of_gray_values_and_treats_all_channels_alike()
 def test_a_recipe_without_augmentation_has_no_business_here() -> None:
     with pytest.raises(AssertionError):
         augmentation_named("none", recipe_for_case("quick", _CASE).preprocessing)
+
+
+def _numbers(draws: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next random numbers be these."""
+    left = iter(draws)
+
+    def drawn(self: torch.Tensor, low: float, high: float) -> torch.Tensor:
+        value = next(left)
+        assert low <= value <= high
+        return self.fill_(value)
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", drawn)
+
+
+def _film(width: int, height: int) -> Image.Image:
+    """A smooth film whose gray values tell where each point lay: rising to the right, and less so downwards."""
+    down, right = np.mgrid[0:height, 0:width] / np.array([height, width])[:, None, None]
+    return Image.fromarray(np.rint(170 * right + 80 * down).astype(np.uint8))
+
+
+def test_a_view_of_the_whole_film_is_the_film_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    _numbers([1.0, 0.0, 0.0, 1.0, 0.0, 0.0], monkeypatch)
+    film = _film(200, 200)
+    view = np.asarray(random_view(film, 100)).astype(int)
+    assert np.abs(view - np.asarray(film.resize((100, 100), Image.Resampling.BILINEAR)).astype(int)).max() <= 2
+
+
+def test_a_view_is_mirrored_left_to_right_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = _film(200, 200)
+    _numbers([0.8, 0.1, 0.0, 1.0, 0.2, -0.1], monkeypatch)
+    straight = np.asarray(random_view(film, 100)).astype(int)
+    _numbers([0.8, 0.1, 0.0, -1.0, 0.2, -0.1], monkeypatch)
+    assert np.abs(np.asarray(random_view(film, 100)).astype(int)[:, ::-1] - straight).max() <= 1
+
+
+def test_a_view_turns_by_the_angle_and_shows_the_share_of_the_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = Image.fromarray(np.tile(np.linspace(0, 250, 400), (400, 1)).round().astype(np.uint8))  # Rises rightwards.
+    _numbers([0.64, 0.0, 10.0, 1.0, 0.0, 0.0], monkeypatch)
+    view = np.asarray(random_view(film, 100)).astype(float)
+    right, down = np.gradient(view[20:80, 20:80])[::-1]
+    # A side of 0.8 of 400 px on 100 px: 3.2 film px a step, each worth 250/399, along the turned axes.
+    step = 0.8 * 400 / 100 * 250 / 399
+    assert right.mean() == pytest.approx(step * np.cos(np.radians(10)), rel=0.02)
+    assert abs(down.mean()) == pytest.approx(step * np.sin(np.radians(10)), rel=0.05)
+
+
+def test_a_view_moves_with_the_offset_and_is_black_beyond_the_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = Image.new("L", (100, 100), 200)
+    _numbers([1.0, 0.0, 0.0, 1.0, 0.5, 0.0], monkeypatch)
+    view = np.asarray(random_view(film, 100))
+    assert (view[:, :90] == 200).all()
+    assert (view[:, -2:] == 0).all()
