@@ -267,5 +267,27 @@ def report(runs_folder: Path, as_json: bool) -> None:
             click.echo(str(path))
 
 
+@cli.command(epilog="Example: harness doctor --json")
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what this machine can build and run, and how to add what is missing.
+
+    Every library is really tried, in a process of its own. Exit code 1 only where something fails that all commands
+    need.
+    """
+    from harness.console import console_progress, print_table
+    from harness.doctor.examination import COLUMNS, examine
+
+    # Plain, for rich is one of the patients.
+    examination = examine(console_progress(plain=True))
+    if as_json:
+        click.echo(json.dumps(examination.summary()))
+    else:
+        print_table("Doctor", COLUMNS, examination.rows(), plain=not examination.works("rich"))
+        click.echo(examination.closing_line())
+    if examination.core_is_broken:
+        raise click.exceptions.Exit(1)
+
+
 if __name__ == "__main__":
     main()

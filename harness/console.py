@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL_S = 15.0
 
 
-def console_progress() -> Progress:
-    """Return bars where stderr is a terminal, else lines."""
-    return _Bars() if sys.stderr.isatty() else _Lines()
+def console_progress(*, plain: bool = False) -> Progress:
+    """Return bars where stderr is a terminal, else lines; lines too where `plain`, which needs no library."""
+    return _Bars() if sys.stderr.isatty() and not plain else _Lines()
 
 
 class _LineTask:
@@ -99,15 +99,17 @@ class _Bars:
         click.echo(message, err=True)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to stdout; on a terminal with rich, else with plain padding that survives a log file."""
-    if sys.stdout.isatty():
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, plain: bool = False) -> None:
+    """Print a table to stdout; on a terminal with rich unless `plain`, else with padding that survives a log file."""
+    if sys.stdout.isatty() and not plain:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         # As text, not markup: `.[rtx]` in a message is no style.
-        table = Table(*columns, title=Text(title))
+        table = Table(title=Text(title))
+        for column in columns:
+            table.add_column(column, overflow="fold")  # Or the end of a long path would be lost.
         for row in rows:
             table.add_row(*map(Text, row))
         Console().print(table)

@@ -12,8 +12,10 @@ import platform
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+if TYPE_CHECKING:  # `harness doctor` describes machines on which pydantic is broken.
+    from pydantic import JsonValue
 
 _PACKAGES = (
     "torch",

@@ -165,29 +165,35 @@ def _what_it_fits(state: dict[str, Tensor]) -> str:
     return "This file fits none of the cases, nor the trunk of their networks."
 
 
+def imagenet_file(architecture: Architecture) -> tuple[Path, str]:
+    """Return where torchvision's ImageNet weights lie on this machine once they are there, and their address."""
+    import torch
+    from torchvision import models
+
+    url: str = models.get_weight(_IMAGENET_WEIGHTS[architecture]).url
+    return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[1]), url
+
+
 def _imagenet_state(architecture: Architecture) -> dict[str, Tensor]:
     import http.client
 
     import torch
-    from torchvision import models
 
-    source = models.get_weight(_IMAGENET_WEIGHTS[architecture])
-    file_name = source.url.rsplit("/", 1)[1]
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path, url = imagenet_file(architecture)
     hint = (
-        f"Place the file {file_name} (from {source.url}) in {folder}, "
+        f"Place the file {path.name} (from {url}) in {path.parent}, "
         "or start from random numbers with `--weights random`, which the report will say."
     )
     try:
         state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            source.url, progress=False, check_hash=True, weights_only=True
+            url, progress=False, check_hash=True, weights_only=True
         )
     except (http.client.HTTPException, *UNREADABLE) as error:
         raise DataError(
             f"torchvision's ImageNet weights for {architecture} cannot be had: {error}.", hint=hint
         ) from error
     # Torch checks the hash of what it downloads, but not of a file that already lies in its cache.
-    check_hash_of_name(folder / file_name, hint=hint)
+    check_hash_of_name(path, hint=hint)
     return state
 
 

@@ -66,6 +66,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--json",
     },
     "report": {"--runs", "--json"},
+    "doctor": {"--json"},
 }
 
 

@@ -16,7 +16,7 @@ import sys
 from harness.console import console_progress, print_table
 with console_progress().task("Reading films", total=2) as task:
     task.advance(note="first"); task.advance(note="[bold] [/tmp/x]")
-print_table("Title", ["run", "note"], [["a", "Install '.[rtx]'"], ["b", "no file [/tmp/x]"]])
+print_table("Title", ["run", "note"], [["a", "Install '.[rtx]'"], ["b", "no file [/tmp/x]"], ["c", "y" * 150]])
 """
 
 
@@ -45,7 +45,7 @@ def test_off_a_terminal_results_are_on_stdout_alone() -> None:
     assert "Reading films" not in done.stdout
 
 
-def test_on_a_terminal_square_brackets_in_a_cell_are_shown_as_they_are() -> None:
+def test_on_a_terminal_square_brackets_and_long_words_in_a_cell_are_shown_as_they_are() -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _PROGRAM],
@@ -67,3 +67,4 @@ def test_on_a_terminal_square_brackets_in_a_cell_are_shown_as_they_are() -> None
     assert process.wait() == 0, shown.decode()
     assert "'.[rtx]'" in shown.decode()
     assert "[/tmp/x]" in shown.decode()
+    assert shown.count(b"y") >= 150
