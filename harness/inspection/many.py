@@ -68,7 +68,9 @@ def _inspected(path: Path) -> Inspection:
     parents = parents_section(path, kind, content.facts, sidecar, record)
     findings = list(run_findings)
     if claimed not in {None, kind}:
-        findings.append(f"By its {'name' if sidecar is None else 'sidecar'} this is a {claimed}, by its bytes a {kind}")
+        findings.append(
+            f"By its {'name' if sidecar is None else 'sidecar'} the file is: {claimed}, by its bytes: {kind}"
+        )
     if sidecar_section.facts["state"] == "absent" and run is not None and kind != STATE_DICT:
         findings.append("The file has no sidecar, so nothing says what it was made from")
     sections = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -232,7 +235,7 @@ def test_edited_metadata_disagree_with_sidecar_run_or_themselves(
         ("golden.npz", lambda it: it["contract"].update(synthetic=False), "Sidecar against run.json, synthetic"),
         ("golden.npz", lambda it: it["contract"].update(class_names=["a", "b"]), "2 classes, the file answers with 3"),
         ("golden.npz", lambda it: it["details"].update(images=59), "59 images, the file has the answers to 60"),
-        ("golden.npz", lambda it: it.update(kind="engine"), "By its sidecar this is a engine, by its bytes a golden"),
+        ("golden.npz", lambda it: it.update(kind="engine"), "By its sidecar the file is: engine, by its bytes: golden"),
         ("export/fp32.onnx", lambda it: it["details"].update(precision="fp16"), "says fp16, the file's weights are"),
         ("export/fp32.onnx", lambda it: it["details"].update(opset=17), "says opset 17, the file 20"),
         ("export/fp32.onnx", lambda it: it["details"].update(input="film"), "says input film, the file image"),
@@ -274,7 +277,7 @@ def test_bytes_of_another_kind_under_the_name_are_told(folder: Path) -> None:
     path = folder / "export" / "fp32.onnx"
     shutil.copy(folder / "golden.npz", path)
 
-    assert "By its sidecar this is a onnx model, by its bytes a golden" in _inspected(path).findings
+    assert "By its sidecar the file is: onnx model, by its bytes: golden" in _inspected(path).findings
 
 
 def test_what_cannot_be_inspected_does_not_end_the_others(session_run: Any, tmp_path: Path) -> None:
@@ -292,6 +295,18 @@ def test_what_cannot_be_inspected_does_not_end_the_others(session_run: Any, tmp_
         None,
     ]
     assert all(error is None or error.hint for error in errors)
+
+
+def test_an_archive_of_other_things_is_of_no_known_kind(tmp_path: Path) -> None:
+    path = tmp_path / "films.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("film.png", b"")
+
+    error = _inspected(path).error
+
+    assert error is not None
+    assert "of no kind that is known here" in error.message
+    assert ".safetensors, .npz, .onnx, .engine" in error.hint
 
 
 def test_other_artifacts_with_a_sidecar_are_told_by_it(session_run: Any) -> None:
@@ -353,11 +368,19 @@ def test_nothing_is_written_and_a_large_checkpoint_is_not_loaded(
     assert sorted((path, path.stat().st_mtime_ns) for path in linked_folder.rglob("*")) == before
 
 
-def test_a_golden_of_pickled_objects_is_refused_without_unpickling(folder: Path) -> None:
-    import numpy as np
-
+@pytest.mark.parametrize(
+    ("dtype", "stored_bytes"), [("|O", 60 * 3 * 8), ("<f4", 60 * 3 * 4 - 1)], ids=["pickled objects", "one byte short"]
+)
+def test_a_golden_that_holds_no_table_of_numbers_is_told_from_its_header(
+    folder: Path, dtype: str, stored_bytes: int
+) -> None:
     path = folder / "golden.npz"
-    np.savez(path, logits_bc=np.array([["covid", None]], dtype=object))
+    array = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": (60, 3)}
+    np.lib.format.write_array_header_1_0(array, header)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("logits_bc.npy", array.getvalue() + b"." * stored_bytes)
     _sign(path)
 
-    assert any("does not hold a table of numbers: object" in finding for finding in _inspected(path).findings)
+    (finding,) = _inspected(path).findings
+    assert "does not hold a table of numbers" in finding

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from harness.core.artifacts import Kind, write_artifact
 from harness.inspection.many import inspect_files
 from harness.inspection.onnx_weights import stored_weights
 from harness.inspection.report import Inspection
@@ -133,6 +134,20 @@ def test_pixels_in_and_probabilities_out_are_told(tmp_path: Path, tiny_onnx: Cal
 
     assert content["inputs"] == [{"name": "image", "type": "uint8", "shape": ["batch", 8, 8, 3]}]
     assert content["outputs"] == [{"name": "probabilities", "type": "float32", "shape": ["batch", 2]}]
+
+
+@pytest.mark.parametrize(("recorded", "sound"), [("int8", True), ("int8-u8s8", True), ("fp32", False), ("fp16", False)])
+def test_the_sidecars_precision_is_held_to_the_weights_and_may_say_more(
+    tmp_path: Path, tiny_onnx: Any, recorded: str, sound: bool
+) -> None:
+    path = tmp_path / "m.onnx"
+    model = tiny_onnx("int8")
+    details: dict[str, Any] = {"precision": recorded}
+    write_artifact(path, lambda file: onnx.save(model, file), kind=Kind.ONNX_MODEL, parents={}, details=details)
+
+    findings = inspect_files([path])[0].findings
+
+    assert findings == (() if sound else (f"The sidecar says {recorded}, the file's weights are int8",))
 
 
 def test_a_file_from_elsewhere_is_sound_and_its_free_sizes_only_cost_the_flops(

@@ -47,6 +47,8 @@ def test_a_file_that_would_run_code_is_refused_under_any_name_and_runs_none(
     (inspection,) = inspect_files([path])
 
     assert any("would run code" in finding for finding in inspection.findings)
+    assert inspection.error is not None
+    assert "Weights alone need no code" in inspection.error.hint
     assert not trace.exists()
 
 
