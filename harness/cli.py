@@ -201,6 +201,25 @@ def export(runs: tuple[str, ...], runs_folder: Path, as_json: bool, **options: A
     _exit_on_failures(outcomes)
 
 
+@cli.command("inspect", epilog="Example: harness inspect runs/d2-resnet18-ce/export/fp32.onnx")
+@click.argument("files", nargs=-1, required=True, type=path_type, metavar="FILE...")
+@json_option
+def inspect_command(files: tuple[Path, ...], as_json: bool) -> None:
+    """Tell what a checkpoint, golden, ONNX file, engine or state dict is, and whether it is what it is said to be.
+
+    The file's own bytes, its sidecar and the run it lies in are held against each other; a disagreement is a finding,
+    and findings make exit code 1. Nothing in a file is executed, and no GPU is needed.
+    """
+    from harness.inspection.many import inspect_files
+
+    inspections = inspect_files(files)
+    if as_json:
+        click.echo(json.dumps([inspection.summary() for inspection in inspections]))
+    else:
+        click.echo("\n\n".join("\n".join(inspection.lines()) for inspection in inspections))
+    _exit_on_failures(inspections)
+
+
 @cli.command(epilog="Example: harness bench d2-resnet18-ce --backend onnxruntime --batch 1")
 @click.argument("runs", nargs=-1, metavar="[RUN...]")
 @runs_option

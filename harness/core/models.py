@@ -104,7 +104,7 @@ def load_trunk(network: nn.Module, case: Case, weights: str) -> str:
     if odd:
         raise DataError(
             f"The weights {weights} do not fit the trunk of {case.architecture}: {odd}.",
-            hint=f"{_what_it_fits(state)} Needed is a state dict of torchvision's {case.architecture}; or start from "
+            hint=f"{what_it_fits(state)} Needed is a state dict of torchvision's {case.architecture}; or start from "
             "random numbers with `--weights random`.",
         )
     network.load_state_dict(fitted_state(trunk, wanted, source=weights), strict=False)
@@ -124,7 +124,7 @@ def state_for_case(case: Case, path: Path) -> dict[str, Tensor]:
     state = _with_head_in_sequence(state_from_file(path), wanted)
     odd = misfit(state, wanted)
     if odd:
-        raise DataError(f"{path} does not fit {case.name}: {odd}.", hint=_what_it_fits(state))
+        raise DataError(f"{path} does not fit {case.name}: {odd}.", hint=what_it_fits(state))
     return fitted_state(state, wanted, source=str(path))
 
 
@@ -145,8 +145,8 @@ def _with_head_in_sequence(state: dict[str, Tensor], wanted: Mapping[str, Tensor
     return {names.get(name, name): tensor for name, tensor in state.items()} if same else state
 
 
-def _what_it_fits(state: dict[str, Tensor]) -> str:
-    """Return a guess at what a state dict that did not fit belongs to."""
+def what_it_fits(state: dict[str, Tensor]) -> str:
+    """Return in words what a state dict fits: cases, the trunk of a network, or nothing here."""
     wanted_by_case = {case: _wanted_state(case) for case in CASES.values()}
     fitting = [
         case.name

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from harness.core.errors import ArtifactError
 
 HEADER_BYTES = 64
+RTX_MAGIC = b"vtrt"
 
-_MAGIC = b"vtrt"
 # Bit 6 is set by default and unexplained, so it is not named.
 TARGETS = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 _REMEDY = "Build the engine again: `harness export --trt`."
@@ -34,7 +34,7 @@ def rtx_header(header: bytes, *, file_size_bytes: int | None) -> RtxHeader:
 
     Raises ArtifactError where this is no TensorRT-RTX engine, or not all of one.
     """
-    if len(header) < HEADER_BYTES or header[:4] != _MAGIC or header[28:32] != _MAGIC:
+    if len(header) < HEADER_BYTES or header[:4] != RTX_MAGIC or header[28:32] != RTX_MAGIC:
         raise ArtifactError(
             f"This is not a TensorRT-RTX engine: {len(header)} bytes that begin with {header[:4]!r}.",
             hint=_REMEDY + " An engine of TensorRT itself is named <variant>.tensorrt.engine.",

@@ -53,6 +53,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--json",
     },
     "import": {"--data", "--runs", "--name", "--label-mode", "--force", "--json"},
+    "inspect": {"--json"},
     "export": {"--runs", "--trt", "--flavour", "--max-batch", "--force", "--json"},
     "bench": {
         "--runs",
@@ -139,6 +140,8 @@ def test_opening_the_front_door_loads_no_library_and_no_stage() -> None:
         (("export",), 2, "There are no runs in runs"),
         (("bench", "somewhere"), 2, "no run named somewhere"),
         (("report",), 2, "There are no runs"),
+        (("inspect",), 2, "Missing argument 'FILE...'"),
+        (("inspect", "fp32.onnx"), 1, "fp32.onnx does not exist"),
         (("data", "prepare", ".", "out", "--split", "1/1/1"), 2, "three positive fractions"),
         (("data", "prepare", ".", "out", "--group-regex", "("), 2, "not a regular expression"),
         (("data", "prepare", ".", "out", "--dataset", "3"), 2, "--dataset"),
