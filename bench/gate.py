@@ -93,8 +93,8 @@ class Evidence:
     """What the gate looks at. `rolled_bc` are answers to the first images with the rows of each batch rotated.
 
     Where a candidate gives probabilities, they are compared with the golden's at the same temperature, and
-    `candidate_answers_b` are the answers it gives beside them. `reference_labels_b` and `reference_logits_bc` judge the reference: the test split, or, where that has no
-    labels, validation.
+    `candidate_answers_b` are the answers it gives beside them. `reference_labels_b` and `reference_logits_bc` judge
+    the reference: the test split, or, where that has no labels, validation.
     """
 
     class_names: tuple[str, ...]

@@ -85,7 +85,7 @@ def _stale(run: RunDirectory, result: TrialResult) -> bool:
         return False
     path = run.folder / result.trial.artifact
     try:
-        sidecar = verified_sidecar(path, kind=artifact_kind(result.trial.backend), remedy="")
+        sidecar = verified_sidecar(path, kind=artifact_kind(path), remedy="")
     except ArtifactError:
         return result.artifact_sha256 is not None
     return sidecar.sha256 != result.artifact_sha256

@@ -61,10 +61,8 @@ def give_probabilities(model: onnx_ir.Model, label_mode: LabelMode, temperature:
     scores = logits
     if temperature is not None:
         scores = make("Div", [scores, make.constant("temperature", np.float32(temperature))])
-    if label_mode == "multiclass":
-        probabilities = make("Softmax", [scores], {"axis": 1})
-    else:
-        probabilities = make("Sigmoid", [scores])
+    operator, attributes = ("Softmax", {"axis": 1}) if label_mode == "multiclass" else ("Sigmoid", {})
+    probabilities = make(operator, [scores], attributes)
     probabilities.name, probabilities.shape = PROBABILITIES_NAME, logits.shape
     probabilities.type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
     answer = _argmax(make, probabilities)

@@ -20,7 +20,7 @@ from export.low_precision import low_precision_model
 from export.making import Maker
 from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
 from export.onnx_export import PACKAGES, base_model, save_and_check
-from export.quantisation import measure_ranges, write_quantised
+from export.quantisation import QuantisedForm, measure_ranges, write_quantised
 from export.request import ExportRequest
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.cases import case_named
@@ -91,11 +91,13 @@ class OnnxVariants:
                 give_probabilities(made, contract.label_mode, point.temperature)
             return made
 
-        inherited = {key: parent.details[key] for key in ("calibration", "float_layers") if key in parent.details}
+        inherited: dict[str, JsonValue] = {
+            key: parent.details[key] for key in ("calibration", "float_layers") if key in parent.details
+        }
         return self._file(variant, {"onnx": parent.sha256}, inherited, ("onnx-ir",), model)
 
     def _quantised(self, variant: Variant) -> Sidecar:
-        form = "int8" if variant.precision == "int8" else "int8-u8s8"
+        form: QuantisedForm = "int8" if variant.precision == "int8" else "int8-u8s8"
         base = self._parent(Variant(precision="fp32"))
         source = self.path(Variant(precision="fp32"))
         calibration = self.request.calibration

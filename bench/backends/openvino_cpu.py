@@ -60,8 +60,9 @@ class OpenvinoCpu:
             )
             self._request = self._compiled.create_infer_request()
             if len(self._compiled.outputs) != 1 + self._has_answers:
+                count = len(self._compiled.outputs)
                 raise BackendError(
-                    f"{request.artifact.name} has {len(self._compiled.outputs)} outputs, which is no {request.variant}.",
+                    f"{request.artifact.name} has {count} outputs, which is no {request.variant}.",
                     hint="Export it again: `harness export --force`.",
                 )
             self._input = self._request.get_input_tensor(0).data

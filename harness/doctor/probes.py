@@ -132,7 +132,7 @@ def flavour(name: Flavour) -> dict[str, Any]:
     version = imported_flavour(name).__version__
     if name == "tensorrt" and not gpu_driver_present():
         return {"version": version, "targets": []}
-    from export.tensorrt_builder import BatchProfile, engine_from_onnx
+    from export.tensorrt_builder import BatchProfile, EngineOptions, engine_from_onnx
     from harness.core.progress import SILENT
 
     path = Path(tempfile.mkdtemp()) / "doctor.onnx"
@@ -141,9 +141,9 @@ def flavour(name: Flavour) -> dict[str, Any]:
         path,
         flavour=name,
         input_name=_INPUT,
-        image_px=_SIDE_PX,
+        input_shape=(1, _CHANNELS, _SIDE_PX, _SIDE_PX),
         profile=BatchProfile(optimum=1, maximum=1),
-        workspace_bytes=_WORKSPACE_BYTES,
+        options=EngineOptions(workspace_bytes=_WORKSPACE_BYTES),
         progress=SILENT,
     )
     return {"version": version, "targets": engine.targets}
