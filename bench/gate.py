@@ -103,6 +103,7 @@ class Evidence:
     margin: float
     contract_problems: tuple[str, ...]
     departures: tuple[str, ...]
+    pair_problems: tuple[str, ...] = ()
     labels_b: Integers
     golden_bc: npt.NDArray[np.float32]
     candidate_bc: npt.NDArray[np.float32]
@@ -212,6 +213,8 @@ def _labelled_figures(evidence: Evidence, answers: _Answers) -> dict[str, object
 def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> str | None:
     if evidence.departures:
         return f"not what was asked for: {'; '.join(evidence.departures)}"
+    if evidence.pair_problems:
+        return "; ".join(evidence.pair_problems)
     if evidence.outputs == "probabilities":
         problem = _output_problem(evidence, answers)
         if problem:

@@ -252,7 +252,6 @@ def _proved(
     wanted_shape = (len(reference.test_rows), len(reference.contract.class_names))
     if answers["outputs_bc"].shape != wanted_shape:
         found.append(f"the answers have the shape {answers['outputs_bc'].shape}, the run's {wanted_shape}")
-    found += pair_problems(reference.passport, form, answers["pair_bc"])
     evidence = _evidence(
         reference,
         trial,
@@ -313,6 +312,9 @@ def _evidence(
         golden_bc=golden_bc,
         candidate_bc=golden_bc if answers is None else answers["outputs_bc"],
         rolled_bc=None if answers is None else answers.get("rolled_bc"),
+        pair_problems=()
+        if answers is None or form is None
+        else tuple(pair_problems(reference.passport, form, answers["pair_bc"])),
         outputs="probabilities" if with_probabilities else "logits",
         temperature=reference.passport.operating_point.temperature if with_probabilities else None,
         candidate_answers_b=None if answers is None else answers.get("answers_b"),

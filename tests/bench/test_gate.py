@@ -363,3 +363,61 @@ def test_the_figures_are_those_of_the_answers() -> None:
     assert parity.reference_accuracy == pytest.approx(296 / 300)
     assert parity.accuracy == pytest.approx(297 / 300)
     assert parity.row_max_abs_dp is None
+
+
+def _softmax(logits_bc: Array) -> npt.NDArray[np.float32]:
+    shares_bc = np.exp(logits_bc - logits_bc.max(axis=1, keepdims=True))
+    return (shares_bc / shares_bc.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _probabilities(labels_b: Array, temperature: float | None = 2.0, **changes: Any) -> Evidence:
+    values: dict[str, Any] = {
+        "candidate_bc": _softmax(_logits(labels_b) / (temperature or 1.0)),
+        "candidate_answers_b": np.asarray(labels_b, dtype=np.int64),
+        "outputs": "probabilities",
+        "temperature": temperature,
+    }
+    return _evidence(labels_b, **(values | changes))
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5, 2.0])
+def test_probabilities_are_compared_at_the_temperature_they_were_made_with(temperature: float | None) -> None:
+    evidence = _probabilities(_labels(3000), temperature)
+    verdict, parity = judged(evidence)
+    assert verdict.word is Word.PASS
+    assert parity is not None
+    assert parity.max_abs_dp < 1e-6
+
+
+def test_a_missing_temperature_is_a_numeric_failure() -> None:
+    labels_b = _labels(3000)
+    evidence = _probabilities(labels_b, candidate_bc=_softmax(_logits(labels_b)))
+    assert _step(evidence) == (Word.FAIL, "numeric")
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda p: p * 1.01, "add up"),
+        (lambda p: p - 0.01, "reach from"),
+        (lambda p: p * np.nan, "NaN"),
+    ],
+)
+def test_outputs_that_are_no_probabilities_fail(damage: Any, word: str) -> None:
+    labels_b = _labels(3000)
+    verdict = _verdict(_probabilities(labels_b, candidate_bc=damage(_softmax(_logits(labels_b) / 2))))
+    assert (verdict.word, verdict.step) == (Word.FAIL, "numeric")
+    assert word in verdict.reason
+
+
+@pytest.mark.parametrize("answers_b", [None, (_labels(3000) + 1) % 3])
+def test_answers_that_are_missing_or_contradict_the_probabilities_fail(answers_b: Array | None) -> None:
+    verdict = _verdict(_probabilities(_labels(3000), candidate_answers_b=answers_b))
+    assert (verdict.word, verdict.step) == (Word.FAIL, "numeric")
+    assert "answers" in verdict.reason
+
+
+def test_a_wrong_answer_to_the_passports_own_image_fails_and_still_shows_its_figures() -> None:
+    verdict, parity = judged(_evidence(_labels(3000), pair_problems=("off by 0.5",)))
+    assert (verdict.word, verdict.step, verdict.reason) == (Word.FAIL, "numeric", "off by 0.5")
+    assert parity is not None

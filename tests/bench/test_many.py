@@ -93,7 +93,7 @@ def test_an_engine_without_a_gpu_is_a_row_that_says_so(benched: tuple[Path, Benc
 def _stored(folder: Path, backend: str) -> tuple[dict[str, Any], np.ndarray]:
     (path,) = (folder / "bench").glob(f"*.{backend}.b2.t1.json")
     with np.load(path.with_suffix("").with_suffix(".t1.answers.npz")) as content:
-        return json.loads(path.read_text()), content["logits_bc"]
+        return json.loads(path.read_text()), content["outputs_bc"]
 
 
 def test_the_csv_follows_from_the_stored_answers_and_samples(benched: tuple[Path, BenchOutcome]) -> None:

@@ -19,6 +19,8 @@ from bench.messages import Answer, Answered, Block, Load, Loaded, Timed, WarmedU
 from bench.worker_process import WorkerProcess
 from harness.core.contract import Preprocessing
 from harness.core.errors import BackendError
+from harness.core.passport import golden_pair
+from harness.data.golden import pair_pixels
 
 _ROWS = [59, 3, 40, 41, 42, 0, 7]
 
@@ -39,6 +41,7 @@ def _load(session_run: Any, *, batch_size: int = 1, backend: str = "onnxruntime"
         images=images,
         rows=_ROWS,
         preprocessing=Preprocessing(resize_px=73, crop_px=64),
+        pair=golden_pair(pair_pixels(64), np.zeros(3, dtype=np.float32)),
     )
 
 
@@ -66,10 +69,10 @@ def test_a_worker_answers_every_row_in_order_as_the_golden_does(
     worker.ask(Answer(out=tmp_path / "answers.npz"), Answered)
     with np.load(session_run.folder / "golden.npz") as golden, np.load(tmp_path / "answers.npz") as answers:
         assert answers["rows"].tolist() == _ROWS
-        np.testing.assert_allclose(answers["logits_bc"], golden["logits_bc"][_ROWS], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(answers["outputs_bc"], golden["logits_bc"][_ROWS], atol=1e-4, rtol=1e-4)
         assert ("rolled_bc" in answers) is (batch_size > 1)
         if batch_size > 1:
-            np.testing.assert_allclose(answers["rolled_bc"], answers["logits_bc"], atol=1e-4, rtol=1e-4)
+            np.testing.assert_allclose(answers["rolled_bc"], answers["outputs_bc"], atol=1e-4, rtol=1e-4)
 
 
 def test_a_worker_times_as_many_calls_as_it_is_asked_for(session_run: Any, worker: WorkerProcess) -> None:
