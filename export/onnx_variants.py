@@ -26,7 +26,7 @@ from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.cases import case_named
 from harness.core.passport import Passport
 from harness.core.progress import Progress
-from harness.core.runs import RunDirectory
+from harness.core.runs import RANGES_NAME, RunDirectory
 from harness.core.variants import QUANTISED, SMALLEST_AGREEMENT, Variant
 from harness.data.evaluation_set import EvaluationSet
 
@@ -134,7 +134,7 @@ class OnnxVariants:
         return self._file(variant, parents, options, _QUANTISER_PACKAGES, model, found=found)
 
     def _ranges_path(self) -> Path:
-        return self.run.export_folder / "int8-ranges.json"
+        return self.run.export_folder / RANGES_NAME
 
     def _ranges(self, base: Sidecar, images: CalibrationImages) -> Sidecar:
         """Measure the ranges once for both int8 forms."""

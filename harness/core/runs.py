@@ -16,6 +16,7 @@ from harness.core.contract import Contract
 from harness.core.errors import RunError, UsageError
 from harness.core.files import write_text_atomically
 
+RANGES_NAME = "int8-ranges.json"  # In a run's export folder: what int8 files were calibrated with.
 IMPORTED_RECIPE = "imported"  # What stands for the recipe of weights from elsewhere.
 
 

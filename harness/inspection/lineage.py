@@ -1,4 +1,4 @@
-"""What a file was made from, and whether that still lies beside it: its run, its checkpoint, an engine's ONNX file."""
+"""What a file was made from, and whether that still lies beside it: its run, its checkpoint, its ONNX file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 from harness.core.artifacts import Kind, Sidecar
 from harness.core.errors import RunError
 from harness.core.files import sha256_from_file
-from harness.core.runs import RunDirectory, RunRecord
+from harness.core.runs import RANGES_NAME, RunDirectory, RunRecord
+from harness.core.variants import variant_from_name
 from harness.inspection.contracts import CHECKPOINT_KEY
 from harness.inspection.report import SHORT_HASH, Section
 
-_CHECKPOINT, _ONNX = "checkpoint", "onnx"
+_CHECKPOINT, _ONNX, _RANGES = "checkpoint", "onnx", "ranges"
+_NAMES = {_CHECKPOINT: "checkpoint", _ONNX: "ONNX file", _RANGES: "calibration"}
 
 
 def run_of_file(path: Path) -> tuple[RunDirectory | None, RunRecord | None, list[str]]:
@@ -50,7 +52,7 @@ def parents_section(
     for role, sha256 in parents.items():
         candidate = _candidate(path, role)
         state, words = "not looked for", ""
-        if role in {_CHECKPOINT, _ONNX}:
+        if role in _NAMES:
             state, words = _compared(path, role, sha256, candidate)
         if state == "another":
             findings.append(f"The file was {words}")
@@ -65,8 +67,9 @@ def _candidate(path: Path, role: str) -> Path | None:
     """Return the file that should be a parent, where there is one."""
     folder = path.parent
     if role == _ONNX:
-        # <variant>.<flavour>.engine was made from <variant>.onnx.
-        places = [folder / f"{path.name.removesuffix('.engine').rpartition('.')[0]}.onnx"]
+        places = [folder / f"{_source_variant(path)}.onnx"]
+    elif role == _RANGES:
+        places = [folder / RANGES_NAME]
     elif role == _CHECKPOINT:
         places = [RunDirectory(each).checkpoint for each in (folder, _run_folder(path))]
     else:
@@ -74,8 +77,21 @@ def _candidate(path: Path, role: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def _source_variant(path: Path) -> str:
+    """Return the variant whose ONNX file this one is made from.
+
+    Engines and OpenVINO models are made from the ONNX file of their own variant; an ONNX file with other ends than
+    the checkpoint's from the plain one of its precision; every other precision, and the calibration, from float32.
+    """
+    stem = path.name.split(".")[0]
+    variant = variant_from_name(stem)
+    if path.suffix != ".onnx" and variant is not None:
+        return stem
+    return "fp32" if variant is None or variant.plain else variant.precision
+
+
 def _compared(path: Path, role: str, sha256: str, candidate: Path | None) -> tuple[str, str]:
-    name = {_CHECKPOINT: "checkpoint", _ONNX: "ONNX file"}[role]
+    name = _NAMES[role]
     if candidate is None:
         return "not found", f"no {name} found"
     shown = os.path.relpath(candidate, path.parent)

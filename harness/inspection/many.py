@@ -13,6 +13,7 @@ from harness.inspection.engines import engine_section
 from harness.inspection.file_kinds import STATE_DICT, claimed_kind, kind_from_bytes, unknown_file
 from harness.inspection.lineage import parents_section, run_of_file
 from harness.inspection.onnx_content import onnx_section
+from harness.inspection.passports import passport_section
 from harness.inspection.report import Inspection, Section
 from harness.inspection.sidecars import sidecar_and_section
 from harness.inspection.tensor_files import checkpoint_section, golden_section, state_dict_section
@@ -29,6 +30,7 @@ _HINTS = {
     Kind.GOLDEN.value: "`harness export RUN` makes it again from the run's checkpoint.",
     Kind.ONNX_MODEL.value: "`harness export RUN` makes it again from the run's checkpoint.",
     Kind.ENGINE.value: "`harness export RUN --trt` makes it again from the run's checkpoint.",
+    Kind.OPENVINO_MODEL.value: "`harness export RUN --openvino` makes it again from the run's checkpoint.",
     STATE_DICT: "Give a file that holds a plain state dict: `torch.save(model.state_dict(), FILE)`.",
 }
 _OTHER_HINT = "Make it again with the command that made it."
@@ -82,6 +84,7 @@ def _inspected(path: Path) -> Inspection:
         "sidecar": sidecar_section,
         "content": content,
         "contract": contract_section(content.facts, sidecar, record),
+        "passport": passport_section(content.facts, sidecar),
         "parents": parents,
     }
     return Inspection(path=path, sections=sections, hint=hint)

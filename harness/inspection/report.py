@@ -58,7 +58,7 @@ class Inspection:
 
     def summary(self) -> dict[str, Any]:
         """The same for machines, with all keys in every case."""
-        names = ("file", "sidecar", "content", "contract", "parents")
+        names = ("file", "sidecar", "content", "contract", "passport", "parents")
         sections = {name: dict(self.sections.get(name, NOTHING).facts) or None for name in names}
         return {"path": str(self.path), **sections, "findings": list(self.findings)}
 

@@ -348,7 +348,7 @@ def test_json_has_the_same_keys_for_every_file_sound_or_not(folder: Path, tmp_pa
     assert done.exit_code == 1
     summaries = json.loads(done.stdout)
     assert [summary["path"] for summary in summaries] == paths
-    keys = {"path", "file", "sidecar", "content", "contract", "parents", "findings"}
+    keys = {"path", "file", "sidecar", "content", "contract", "passport", "parents", "findings"}
     assert all(set(summary) == keys for summary in summaries)
     assert [bool(summary["findings"]) for summary in summaries] == [True, False, True]
 
