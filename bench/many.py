@@ -23,6 +23,7 @@ from bench.trials import (
     Reference,
     available_backends,
     checked_artifact,
+    deployed_bytes,
     kept_results,
     reference_of_run,
     trials_of_run,
@@ -228,7 +229,7 @@ def _proved(
     trial = candidate.trial
     sidecar, problems = checked_artifact(reference, trial)
     if sidecar is not None:
-        candidate.sha256, candidate.size_bytes = sidecar.sha256, sidecar.size_bytes
+        candidate.sha256, candidate.size_bytes = sidecar.sha256, deployed_bytes(sidecar)
     if problems:
         candidate.verdict, _ = judged(_evidence(reference, trial, request, tuple(problems), None, ()))
         return None

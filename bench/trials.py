@@ -202,6 +202,13 @@ def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Refere
     return problems
 
 
+def deployed_bytes(sidecar: Sidecar) -> int:
+    """Return the size of what is shipped: an OpenVINO model's weights lie in a file of their own."""
+    weights_bytes = sidecar.details.get("weights_bytes", 0)
+    assert isinstance(weights_bytes, int), "the export writes a number"
+    return sidecar.size_bytes + weights_bytes
+
+
 def kept_results(
     reference: Reference, trials: list[Trial], margin: float, quick: bool, machine: dict[str, JsonValue]
 ) -> list[TrialResult] | None:

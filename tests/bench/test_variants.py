@@ -105,6 +105,15 @@ def test_openvino_says_in_which_types_it_really_computes(results: list[TrialResu
     assert "int8" in told["int8-u8s8"]
 
 
+@pytest.mark.skipif(not _HAS_OPENVINO, reason="openvino is not installed")
+def test_the_size_of_an_openvino_model_counts_its_weights(results: list[TrialResult]) -> None:
+    sizes = {each.trial.variant: each.artifact_size_bytes for each in results if each.status == "measured"}
+    model, onnx_file = sizes["fp32.ir"], sizes["fp32"]
+    assert model is not None
+    assert onnx_file is not None
+    assert 0.9 < model / onnx_file < 1.1
+
+
 def test_onnx_runtime_is_not_asked_for_the_convolution_it_lacks(results: list[TrialResult]) -> None:
     rows = [each for each in results if (each.trial.backend, each.trial.precision) == ("onnxruntime", "bf16")]
     assert len(rows) == 2
