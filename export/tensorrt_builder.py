@@ -197,5 +197,7 @@ def _build_hint(flavour: Flavour, lines: list[str]) -> str:
     if any(_TURING_COMPLAINT in line for line in lines):
         return "Build fp16 for Turing (`--precision fp16`), or leave sm75 out of `--target`."
     if flavour == "rtx":
-        return "If the lines speak of memory, give the builder more with a larger `--workspace`; otherwise: " + _MODEL_HINT
+        return (
+            "If the lines speak of memory, give the builder more with a larger `--workspace`; otherwise: " + _MODEL_HINT
+        )
     return "If the lines speak of memory, free the GPU (`nvidia-smi`) or lower `--workspace`; otherwise: " + _MODEL_HINT

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
+from bench.backends import tensorrt_engine
 from export.engine_options import HardwareCompatibility
 from export.tensorrt_config import COMPATIBILITY_LEVELS
 from harness.core import tensorrt_flavour
@@ -39,12 +40,13 @@ _CLASS_OF_NAME = {
     "inspector": "EngineInspector",
     "runtime_config": "IRuntimeConfig",
 }
-# What the source takes by getattr, with a name that it computes.
-_COMPUTED: dict[Flavour, set[tuple[str, str]]] = {
-    "tensorrt": {("HardwareCompatibilityLevel", level) for level in COMPATIBILITY_LEVELS.values()},
-    "rtx": {("ComputeCapability", target) for target in TARGETS},
-}
 _Pairs = set[tuple[str, str]]
+_TYPES: _Pairs = {("DataType", name) for name in tensorrt_engine.NUMPY_TYPES}
+# What the source takes by getattr or compares as text, with a name that it computes.
+_COMPUTED: dict[Flavour, _Pairs] = {
+    "tensorrt": {("HardwareCompatibilityLevel", level) for level in COMPATIBILITY_LEVELS.values()} | _TYPES,
+    "rtx": {("ComputeCapability", target) for target in TARGETS} | _TYPES,
+}
 
 
 def _pairs_in(source: str) -> dict[Flavour, _Pairs]:
@@ -64,7 +66,7 @@ def _pairs_in(source: str) -> dict[Flavour, _Pairs]:
                 note(where, "", node.attr)
             elif owner in _CLASS_OF_NAME:
                 note(where, _CLASS_OF_NAME[owner], node.attr)
-            elif owner.partition(".")[0] in _MODULE_NAMES:
+            elif owner.partition(".")[0] in _MODULE_NAMES and "__" not in owner:
                 note(where, owner.partition(".")[2], node.attr)
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
