@@ -29,8 +29,11 @@ from harness.core.tensorrt_flavour import Flavour, imported_flavour
 _Shape = tuple[int, int, int, int]
 _MODEL_HINT = (
     "Export the model again with `harness export`. TensorRT networks are strongly typed: both inputs of an "
-    "operator need one type, and every operator must be TensorRT's own."
+    "operator need one type, and every operator must be TensorRT's own. Of quantised models they take those of "
+    "`--precision int8`: int8 around zero, biases in float."
 )
+# What the parser says, as a warning only, before it reads uint8 activations as int8, so that half their range is cut.
+_READ_AS_INT8 = "UINT8 zero_point"
 # Turing has no kernels for fp32 matrix products in TensorRT-RTX, and says so.
 _TURING_COMPLAINT = "Turing (SM75)"
 
@@ -125,10 +128,12 @@ def _plan_from_onnx(
     parser = trt.OnnxParser(network, log)
     # Not parse(bytes): only the path tells the parser where external data lies.
     if not parser.parse_from_file(str(onnx_path)):
-        lines = parser_words(parser) or log.lines
-        raise refused(f"{trt.__name__} cannot read {onnx_path.name}", lines, _MODEL_HINT)
+        words = parser_words(parser, log.lines)
+        raise refused(f"{trt.__name__} cannot read {onnx_path.name}", words, _MODEL_HINT)
     if network.num_outputs == 0:  # Bytes that are no ONNX at all can parse without an error.
         raise refused(f"{onnx_path.name} has no outputs: it may not be ONNX at all", log.lines, _MODEL_HINT)
+    if any(_READ_AS_INT8 in line for line in log.lines):
+        raise refused(f"{trt.__name__} would cut the uint8 activations of {onnx_path.name}", log.lines, _MODEL_HINT)
     _check_input(network, input_name, shapes)
     config = builder.create_builder_config()
     configure(trt, config, options)

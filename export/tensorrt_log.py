@@ -28,15 +28,20 @@ def kept_log(trt: Any) -> Any:
     return KeptLog()
 
 
-def parser_words(parser: Any) -> list[str]:
-    """Return every error of the parser, each with its node."""
-    words = []
+def parser_words(parser: Any, lines: list[str]) -> list[str]:
+    """Return every error of the parser, each with its node.
+
+    The log's `lines` repeat them at length; only where no node is to blame do they tell more, as the name of a file
+    of weights that is missing.
+    """
+    words, nodes = [], 0
     for index in range(parser.num_errors):
         parser_error = parser.get_error(index)
         operator = parser_error.node_operator()
+        nodes += bool(operator)
         place = f" at node {parser_error.node_name()!r} (operator {operator})" if operator else ""
         words.append(f"{parser_error.code().name}{place}: {parser_error.desc()}")
-    return words
+    return words if nodes else [*words, *lines]
 
 
 def without_noise(lines: list[str]) -> list[str]:
