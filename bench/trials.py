@@ -194,7 +194,7 @@ def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Refere
     if sidecar.details.get("passport") != reference.passport.model_dump(mode="json"):
         problems.append(f"{path.name} carries another operating point or golden pair than the run has")
     if sidecar.kind is Kind.ENGINE:
-        problems += _engine_problems(path, sidecar)
+        problems += engine_problems(path, sidecar)
     if sidecar.kind is Kind.OPENVINO_MODEL:
         try:
             weights = verified_sidecar(path.with_suffix(".bin"), kind=Kind.OPENVINO_WEIGHTS, remedy=_REMEDY)
@@ -205,7 +205,7 @@ def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Refere
     return problems
 
 
-def _engine_problems(path: Path, sidecar: Sidecar) -> list[str]:
+def engine_problems(path: Path, sidecar: Sidecar) -> list[str]:
     """Return what an engine's own header tells against its name and its sidecar; TensorRT's has none to be read."""
     flavour = flavour_from_name(path)
     if flavour is None:

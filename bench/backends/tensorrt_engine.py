@@ -22,6 +22,7 @@ import numpy.typing as npt
 from bench.backends.cuda_memory import CudaMemory
 from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
 from bench.backends.layer_types import departures, layer_types
+from bench.backends.tensorrt_loading import allow_host_code_tensorrt, context_rtx, invalidity_rtx, kept_log
 from harness.core.artifacts import Kind, read_sidecar, sidecar_path
 from harness.core.engine_files import checked_engine_header, flavour_from_name
 from harness.core.errors import BackendError
@@ -108,17 +109,16 @@ class TensorrtEngine:
             undo.pop_all()
 
     def _load(self, trt: Any, version_compatible: bool) -> None:
-        self._logger = _logger(trt, self._log)
+        self._logger = kept_log(trt, self._log)
         self._runtime = trt.Runtime(self._logger)
         if version_compatible:
-            # Such an engine brings the runtime of its own version along, as code for the host.
-            _allow_host_code_tensorrt(self._runtime)
+            allow_host_code_tensorrt(self._runtime)
         # Mapped, because reading it would hold hundreds of megabytes twice.
         with (
             self._artifact.open("rb") as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan,
         ):
-            if self._flavour == "rtx" and (causes := _invalidity_rtx(trt, self._runtime, plan)):
+            if self._flavour == "rtx" and (causes := invalidity_rtx(trt, self._runtime, plan)):
                 raise self._refused(
                     f"is not for this GPU, a {self._cuda.compute_capability()}: {', '.join(causes)}", _REBUILD
                 )
@@ -126,7 +126,7 @@ class TensorrtEngine:
         if self._engine is None:
             raise self._refused("cannot be loaded", _REBUILD)
         self._context = (
-            _context_rtx(trt, self._engine) if self._flavour == "rtx" else self._engine.create_execution_context()
+            context_rtx(trt, self._engine) if self._flavour == "rtx" else self._engine.create_execution_context()
         )
         if self._context is None:
             raise self._refused("got no execution context", "The GPU may lack memory: see `nvidia-smi`.")
@@ -265,43 +265,11 @@ class TensorrtEngine:
         return BackendError(f"{self._artifact.name} {what} (TensorRT {self._version}).{told}", hint=hint)
 
 
-def _context_rtx(trt: Any, engine: Any) -> Any:
-    runtime_config = engine.create_runtime_config()
-    runtime_config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
-    return engine.create_execution_context(runtime_config)
-
-
-def _invalidity_rtx(trt: Any, runtime: Any, plan: Any) -> list[str]:
-    """Return why TensorRT-RTX holds a plan for not valid on this machine; an empty list where it may be."""
-    validity, diagnostics = runtime.get_engine_validity(plan)
-    if validity != trt.EngineValidity.INVALID:
-        return []
-    reasons = trt.EngineInvalidityDiagnostics.__members__.items()
-    return [name for name, bit in reasons if int(bit) & int(diagnostics)] or ["no reason told"]
-
-
-def _allow_host_code_tensorrt(runtime: Any) -> None:
-    runtime.engine_host_code_allowed = True
-
-
 def _out_of_order() -> BackendError:
     return BackendError(
         "The engine is closed, or no images were bound.",
         hint="A bug in the benchmark: call bind first, close last.",
     )
-
-
-def _logger(trt: Any, log: list[str]) -> Any:
-    class KeptLog(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # The binding insists on the base class being called by name.
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.WARNING:
-                log.append(f"{severity.name}: {message}")
-
-    return KeptLog()
 
 
 def _flavour_of(artifact: Path) -> Flavour:

@@ -26,7 +26,7 @@ from bench.backends.interface import Backend, LoadRequest
 from bench.backends.tensorrt_engine import TensorrtEngine, load
 from harness.core.artifacts import Kind, write_artifact
 from harness.core.errors import ArtifactError, BackendError
-from harness.core.rtx_header import HEADER_BYTES
+from harness.core.rtx_header import HEADER_BYTES, TARGETS
 from harness.core.tensorrt_flavour import gpu_driver_present
 
 _BATCH, _PX, _CLASSES = 2, 4, 3
@@ -717,14 +717,18 @@ def test_every_cuda_call_exists_in_cuda_python_and_in_the_stand_in() -> None:
     assert int(runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost) == CudaStandIn.cudaMemcpyKind.cudaMemcpyDeviceToHost
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
-def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
-    pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
-    onnx = pytest.importorskip("onnx")
-    from onnx.reference import ReferenceEvaluator
+def _gpu_here() -> str:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    memory = cuda_memory.CudaMemory(runtime)
+    try:
+        return memory.compute_capability()
+    finally:
+        memory.close()
 
+
+def _relu_engine(folder: Path, flavour: Any, **options: Any) -> Path:
+    """Build an engine of Relu and GlobalAveragePool; the ONNX file stays beside it."""
+    onnx = pytest.importorskip("onnx")
     from export.engine_options import BatchProfile, EngineOptions
     from export.tensorrt_builder import engine_from_onnx
     from harness.core.progress import SILENT
@@ -734,7 +738,7 @@ def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: A
         "agraph (float[batch, 3, 32, 32] image) => (float[batch, 3] logits)"
         "{ relu = Relu (image) pooled = GlobalAveragePool (relu) logits = Flatten (pooled) }"
     )
-    onnx_path, engine_path = tmp_path / "fp32.onnx", tmp_path / f"fp32.{flavour}.engine"
+    onnx_path, engine_path = folder / "fp32.onnx", folder / f"fp32.{flavour}.engine"
     onnx.save(model, onnx_path)
     built = engine_from_onnx(
         onnx_path,
@@ -742,18 +746,62 @@ def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: A
         input_name="image",
         input_shape=(-1, 3, 32, 32),
         profile=BatchProfile(),
-        options=EngineOptions(workspace_bytes=1 << 30),
+        options=EngineOptions(**options),
         progress=SILENT,
     )
     with engine_path.open("wb") as stream:
         stream.write(memoryview(built.plan))
+    return engine_path
+
+
+def test_a_real_rtx_engine_passes_every_check_that_needs_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(tensorrt_engine, "gpu_driver_present", lambda: False)
+    path = _relu_engine(tmp_path, "rtx")
+    with pytest.raises(BackendError, match="no NVIDIA driver"):  # The next thing it needs.
+        load(_request(path))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArtifactError, match="truncated"):
+        load(_request(path))
+    foreign = tmp_path / "fp32.tensorrt.engine"
+    foreign.write_bytes(content)
+    with pytest.raises(ArtifactError, match="an engine of TensorRT-RTX"):
+        load(_request(foreign))
+    path.write_bytes((tmp_path / "fp32.onnx").read_bytes())
+    with pytest.raises(ArtifactError, match="an ONNX file"):
+        load(_request(path))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
+def test_an_engine_for_another_gpu_is_refused_with_both(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    here = _gpu_here()
+    path = _relu_engine(tmp_path, "rtx", targets=("SM86" if here.startswith("SM12") else "SM120",))
+    with pytest.raises(BackendError, match=f"not for this GPU, a {here}"):
+        load(_request(path, batch_size=4, image_px=32))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
+def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
+    pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
+    if flavour == "rtx" and _gpu_here() not in TARGETS:
+        pytest.skip(f"TensorRT-RTX does not build for this GPU, a {_gpu_here()}")
+    from onnx.reference import ReferenceEvaluator
+
+    engine_path = _relu_engine(tmp_path, flavour)
     images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
     backend = load(_request(engine_path, batch_size=4, image_px=32, class_count=3))
     try:
         backend.bind(images)
         backend.step()
         backend.sync()
-        (expected,) = ReferenceEvaluator(model).run(None, {"image": images})
+        (expected,) = ReferenceEvaluator(tmp_path / "fp32.onnx").run(None, {"image": images})
         np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-5)
         assert backend.describe().departures == []
         assert backend.describe().device
