@@ -51,7 +51,7 @@ class EngineOptions:
 
     @property
     def ordered_targets(self) -> tuple[str, ...]:
-        """The targets, each once and in the order of TARGETS: another order would give other bytes."""
+        """The targets, each once, in the order of TARGETS: one named twice would give other bytes."""
         return tuple(name for name in TARGETS if name in self.targets)
 
     def recorded(self) -> dict[str, Any]:
