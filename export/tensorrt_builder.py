@@ -126,14 +126,7 @@ def _plan_from_onnx(
         raise refused(f"{trt.__name__} could not start", log.lines, "Check the GPU with `nvidia-smi`.") from error
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
-    # Not parse(bytes): only the path tells the parser where external data lies.
-    if not parser.parse_from_file(str(onnx_path)):
-        words = parser_words(parser, log.lines)
-        raise refused(f"{trt.__name__} cannot read {onnx_path.name}", words, _MODEL_HINT)
-    if network.num_outputs == 0:  # Bytes that are no ONNX at all can parse without an error.
-        raise refused(f"{onnx_path.name} has no outputs: it may not be ONNX at all", log.lines, _MODEL_HINT)
-    if any(_READ_AS_INT8 in line for line in log.lines):
-        raise refused(f"{trt.__name__} would cut the uint8 activations of {onnx_path.name}", log.lines, _MODEL_HINT)
+    _read(trt, parser, network, onnx_path, log)
     _check_input(network, input_name, shapes)
     config = builder.create_builder_config()
     configure(trt, config, options)
@@ -151,6 +144,18 @@ def _plan_from_onnx(
     if plan is not None and timing_cache is not None and options.timing_cache is not None:
         keep_timing_cache(options.timing_cache, timing_cache)
     return plan, config.get_flag(trt.BuilderFlag.TF32)
+
+
+def _read(trt: Any, parser: Any, network: Any, onnx_path: Path, log: Any) -> None:
+    """Fill the network; its weights stay with the parser, which must live as long."""
+    # Not parse(bytes): only the path tells the parser where external data lies.
+    if not parser.parse_from_file(str(onnx_path)):
+        words = parser_words(parser, log.lines)
+        raise refused(f"{trt.__name__} cannot read {onnx_path.name}", words, _MODEL_HINT)
+    if network.num_outputs == 0:  # Bytes that are no ONNX at all can parse without an error.
+        raise refused(f"{onnx_path.name} has no outputs: it may not be ONNX at all", log.lines, _MODEL_HINT)
+    if any(_READ_AS_INT8 in line for line in log.lines):
+        raise refused(f"{trt.__name__} would cut the uint8 activations of {onnx_path.name}", log.lines, _MODEL_HINT)
 
 
 def _check_input(network: Any, input_name: str, shapes: list[_Shape]) -> None:

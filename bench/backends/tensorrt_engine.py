@@ -120,7 +120,7 @@ class TensorrtEngine:
         ):
             if self._flavour == "rtx" and (causes := invalidity_rtx(trt, self._runtime, plan)):
                 raise self._refused(
-                    f"is not for this GPU, a {self._cuda.compute_capability()}: {', '.join(causes)}", _REBUILD
+                    f"is not for this GPU, an {self._cuda.compute_capability()}: {', '.join(causes)}", _REBUILD
                 )
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:

@@ -595,7 +595,7 @@ def test_an_engine_that_the_library_holds_for_invalid_is_refused_with_reasons_an
     setting: Setting,
 ) -> None:
     setting.engine.validity = ("INVALID", 3)
-    with pytest.raises(BackendError, match="this GPU, a SM89: VERSION_MISMATCH, UNSUPPORTED_CC") as caught:
+    with pytest.raises(BackendError, match="this GPU, an SM89: VERSION_MISMATCH, UNSUPPORTED_CC") as caught:
         setting.load(name="fp32.rtx.engine")
     assert "harness export" in caught.value.hint
     setting.assert_all_released()
@@ -781,7 +781,7 @@ def test_an_engine_for_another_gpu_is_refused_with_both(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     here = _gpu_here()
     path = _relu_engine(tmp_path, "rtx", targets=("SM86" if here.startswith("SM12") else "SM120",))
-    with pytest.raises(BackendError, match=f"not for this GPU, a {here}"):
+    with pytest.raises(BackendError, match=f"not for this GPU, an {here}"):
         load(_request(path, batch_size=4, image_px=32))
 
 
@@ -791,7 +791,7 @@ def test_an_engine_for_another_gpu_is_refused_with_both(tmp_path: Path) -> None:
 def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
     pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
     if flavour == "rtx" and _gpu_here() not in TARGETS:
-        pytest.skip(f"TensorRT-RTX does not build for this GPU, a {_gpu_here()}")
+        pytest.skip(f"TensorRT-RTX does not build for this GPU, an {_gpu_here()}")
     from onnx.reference import ReferenceEvaluator
 
     engine_path = _relu_engine(tmp_path, flavour)
