@@ -13,6 +13,7 @@ from pydantic import JsonValue, ValidationError
 from bench.results import Trial, TrialResult
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
+from harness.core.engine_files import checked_engine_header, flavour_from_name, header_differences
 from harness.core.errors import ArtifactError
 from harness.core.passport import Passport
 from harness.core.runs import RunDirectory, RunRecord
@@ -192,6 +193,8 @@ def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Refere
         problems.append(f"{path.name} is by its sidecar a {trial.form}")
     if sidecar.details.get("passport") != reference.passport.model_dump(mode="json"):
         problems.append(f"{path.name} carries another operating point or golden pair than the run has")
+    if sidecar.kind is Kind.ENGINE:
+        problems += engine_problems(path, sidecar)
     if sidecar.kind is Kind.OPENVINO_MODEL:
         try:
             weights = verified_sidecar(path.with_suffix(".bin"), kind=Kind.OPENVINO_WEIGHTS, remedy=_REMEDY)
@@ -207,6 +210,21 @@ def deployed_bytes(sidecar: Sidecar) -> int:
     weights_bytes = sidecar.details.get("weights_bytes", 0)
     assert isinstance(weights_bytes, int), "the export writes a number"
     return sidecar.size_bytes + weights_bytes
+
+
+def engine_problems(path: Path, sidecar: Sidecar) -> list[str]:
+    """Return what an engine's own header tells against its name and its sidecar; TensorRT's has none to be read."""
+    flavour = flavour_from_name(path)
+    if flavour is None:
+        return [f"{path.name} is not named as an engine"]
+    recorded = sidecar.details.get("flavour")
+    if recorded != flavour:
+        return [f"{path.name} is by its sidecar an engine of {recorded}"]
+    try:
+        header = checked_engine_header(path, flavour)
+    except ArtifactError as error:
+        return [error.message]
+    return [] if header is None else header_differences(header, sidecar.details)
 
 
 def kept_results(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.calibration import Calibration, CalibrationMethod
-from export.tensorrt_builder import BatchProfile, EngineOptions, HardwareCompatibility
+from export.engine_options import BatchProfile, EngineOptions, HardwareCompatibility
 from harness.core.errors import HarnessError, UsageError
 from harness.core.tensorrt_flavour import Flavour
 from harness.core.variants import PRECISIONS, Precision, Variant

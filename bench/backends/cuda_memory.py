@@ -70,6 +70,11 @@ class CudaMemory:
         properties = self._done(self._cuda_runtime.cudaGetDeviceProperties(0))
         return str(properties.name.decode().rstrip("\0"))
 
+    def compute_capability(self) -> str:
+        """Return the GPU's in NVIDIA's short form: SM89 is 8.9."""
+        properties = self._done(self._cuda_runtime.cudaGetDeviceProperties(0))
+        return f"SM{properties.major}{properties.minor}"
+
     def close(self) -> None:
         self._open = False
         self._release.close()  # Every call is made, even after one failed; the second time there is none.

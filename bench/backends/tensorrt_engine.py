@@ -10,10 +10,9 @@ kernels) and its own graph capture is off, so that both flavours are timed launc
 
 from __future__ import annotations
 
-import json
 import mmap
-import re
 from contextlib import ExitStack
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +21,22 @@ import numpy.typing as npt
 
 from bench.backends.cuda_memory import CudaMemory
 from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
-from harness.core.errors import ArtifactError, BackendError
-from harness.core.rtx_header import HEADER_BYTES, rtx_header
+from bench.backends.layer_types import departures, layer_types
+from bench.backends.tensorrt_loading import allow_host_code_tensorrt, context_rtx, invalidity_rtx, kept_log
+from harness.core.artifacts import Kind, read_sidecar, sidecar_path
+from harness.core.engine_files import checked_engine_header, flavour_from_name
+from harness.core.errors import BackendError
 from harness.core.tensorrt_flavour import Flavour, gpu_driver_present, imported_flavour
 
-_FILE_NAME = re.compile(r"(?P<variant>[^.]+)\.(?P<flavour>tensorrt|rtx)\.engine")
-_NUMPY_TYPES: dict[str, npt.DTypeLike] = {
+NUMPY_TYPES: dict[str, npt.DTypeLike] = {
     "FLOAT": np.float32,
     "HALF": np.float16,
     "UINT8": np.uint8,
     "INT64": np.int64,
 }
 _RUNTIMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
+_DISTRIBUTIONS: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 _REBUILD = "Build the engine again for this GPU and this version: `harness export --trt --force`."
-# How inspectors of several versions spell a layer's type; the longer spelling first.
-_LAYER_TYPE = re.compile(r"bfloat16|bf16|float16|fp16|half|float32|fp32|float|int8")
-_SPELLINGS = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "half": "fp16",
-    "float32": "fp32",
-    "float": "fp32",
-}
-_REDUCED = frozenset({"bf16", "fp16", "int8"})
 
 
 def load(request: LoadRequest) -> Backend:
@@ -53,7 +45,11 @@ def load(request: LoadRequest) -> Backend:
     Raises ArtifactError where the file is missing or malformed, BackendError where no GPU takes it.
     """
     flavour = _flavour_of(request.artifact)
-    _check_file(request.artifact, flavour)
+    header = checked_engine_header(request.artifact, flavour)
+    details = _recorded(request.artifact)
+    version_compatible = details.get("version_compatible") is True
+    if not version_compatible:
+        _check_version(request.artifact, flavour, header.version if header else details.get("flavour_version"))
     if not gpu_driver_present():
         raise BackendError(
             f"There is no NVIDIA driver on this machine, so {request.artifact.name} cannot run here.",
@@ -66,15 +62,37 @@ def load(request: LoadRequest) -> Backend:
         raise BackendError(
             f"cuda-python cannot be imported: {error}.", hint="Install the extra: `make setup GPU=1`."
         ) from error
-    return TensorrtEngine(request, tensorrt=module, cuda_runtime=cuda_runtime)
+    return TensorrtEngine(request, tensorrt=module, cuda_runtime=cuda_runtime, version_compatible=version_compatible)
+
+
+def _recorded(artifact: Path) -> dict[str, Any]:
+    """Return what was recorded of an engine; nothing of one without a sidecar."""
+    if not sidecar_path(artifact).is_file():
+        return {}
+    return dict(read_sidecar(artifact, kind=Kind.ENGINE, remedy=_REBUILD).details)
+
+
+def _check_version(artifact: Path, flavour: Flavour, built_by: object) -> None:
+    """Raise BackendError where the library installed is not the build that made the engine: no other may load it."""
+    try:
+        installed = metadata.version(_DISTRIBUTIONS[flavour])
+    except metadata.PackageNotFoundError:
+        return  # Then it is refused for that.
+    if built_by not in (None, installed):
+        raise BackendError(
+            f"{artifact.name} was built by {_RUNTIMES[flavour]} {built_by}; installed is {installed}.", hint=_REBUILD
+        )
 
 
 class TensorrtEngine:
     """One engine and one execution context for one batch size."""
 
-    def __init__(self, request: LoadRequest, *, tensorrt: Any, cuda_runtime: Any) -> None:
+    def __init__(
+        self, request: LoadRequest, *, tensorrt: Any, cuda_runtime: Any, version_compatible: bool = False
+    ) -> None:
         self._artifact = request.artifact
         self._flavour = _flavour_of(request.artifact)
+        self._precision = request.form.precision
         self._version: str = tensorrt.__version__
         self._json_format = tensorrt.LayerInformationFormat.JSON
         self._log: list[str] = []
@@ -86,23 +104,29 @@ class TensorrtEngine:
         with ExitStack() as undo:
             self._cuda = CudaMemory(cuda_runtime)
             undo.callback(self.close)
-            self._load(tensorrt)
+            self._load(tensorrt, version_compatible)
             self._prepare(tensorrt, request)
             undo.pop_all()
 
-    def _load(self, trt: Any) -> None:
-        self._logger = _logger(trt, self._log)
+    def _load(self, trt: Any, version_compatible: bool) -> None:
+        self._logger = kept_log(trt, self._log)
         self._runtime = trt.Runtime(self._logger)
+        if version_compatible:
+            allow_host_code_tensorrt(self._runtime)
         # Mapped, because reading it would hold hundreds of megabytes twice.
         with (
             self._artifact.open("rb") as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan,
         ):
+            if self._flavour == "rtx" and (causes := invalidity_rtx(trt, self._runtime, plan)):
+                raise self._refused(
+                    f"is not for this GPU, an {self._cuda.compute_capability()}: {', '.join(causes)}", _REBUILD
+                )
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self._refused("cannot be loaded", _REBUILD)
         self._context = (
-            _rtx_context(trt, self._engine) if self._flavour == "rtx" else self._engine.create_execution_context()
+            context_rtx(trt, self._engine) if self._flavour == "rtx" else self._engine.create_execution_context()
         )
         if self._context is None:
             raise self._refused("got no execution context", "The GPU may lack memory: see `nvidia-smi`.")
@@ -190,19 +214,18 @@ class TensorrtEngine:
         return np.array(self._answers.host, dtype=np.int64)
 
     def describe(self) -> Description:
-        """Say what runs: the types of tensors and layers come from the engine, the request from its name."""
+        """Say what runs: the types of tensors and layers come from the engine itself."""
         if self._context is None:
             raise _out_of_order()
-        requested = self._artifact.name.split(".")[0].split("-")[0]
         layers = layer_types(self._inspection())
         told = f"layers {', '.join(sorted(layers))}" if layers else "layer types not told by the engine"
         return Description(
             runtime=_RUNTIMES[self._flavour],
             version=self._version,
             device=self._cuda.device_name(),
-            precision=f"{requested} requested; {told}; {self._types_in_words}",
+            precision=f"{self._precision} requested; {told}; {self._types_in_words}",
             threads=None,
-            departures=departures(requested, layers),
+            departures=departures(self._precision, layers),
         )
 
     def close(self) -> None:
@@ -230,23 +253,16 @@ class TensorrtEngine:
 
     def _numpy_type(self, tensor: str) -> npt.DTypeLike:
         name = self._type_name(tensor)
-        if name not in _NUMPY_TYPES:
+        if name not in NUMPY_TYPES:
             raise self._refused(
                 f"has {tensor} in {name}, which the benchmark neither feeds nor reads",
                 "Build the engine again: `harness export --trt --force`.",
             )
-        return _NUMPY_TYPES[name]
+        return NUMPY_TYPES[name]
 
     def _refused(self, what: str, hint: str) -> BackendError:
         told = "".join(f"\n  {line}" for line in self._log)
         return BackendError(f"{self._artifact.name} {what} (TensorRT {self._version}).{told}", hint=hint)
-
-
-def _rtx_context(trt: Any, engine: Any) -> Any:
-    runtime_config = engine.create_runtime_config()
-    runtime_config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    runtime_config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
-    return engine.create_execution_context(runtime_config)
 
 
 def _out_of_order() -> BackendError:
@@ -256,73 +272,11 @@ def _out_of_order() -> BackendError:
     )
 
 
-def _logger(trt: Any, log: list[str]) -> Any:
-    class KeptLog(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # The binding insists on the base class being called by name.
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.WARNING:
-                log.append(f"{severity.name}: {message}")
-
-    return KeptLog()
-
-
 def _flavour_of(artifact: Path) -> Flavour:
-    match = _FILE_NAME.fullmatch(artifact.name)
-    if match is None:
+    flavour = flavour_from_name(artifact)
+    if flavour is None:
         raise BackendError(
             f"{artifact.name} is not the name of an engine.",
             hint="Engines are named <variant>.tensorrt.engine or <variant>.rtx.engine.",
         )
-    return "rtx" if match["flavour"] == "rtx" else "tensorrt"
-
-
-def _check_file(artifact: Path, flavour: Flavour) -> None:
-    if not artifact.is_file():
-        raise ArtifactError(f"{artifact} does not exist.", hint="Build it: `harness export --trt`.")
-    size_bytes = artifact.stat().st_size
-    if flavour == "rtx":
-        with artifact.open("rb") as stream:
-            rtx_header(stream.read(HEADER_BYTES), file_size_bytes=size_bytes)
-    elif size_bytes == 0:
-        raise ArtifactError(f"{artifact} is empty.", hint=_REBUILD)
-
-
-def layer_types(inspection: str) -> set[str]:
-    """Return the types (fp32, fp16, bf16, int8) of the layers in an inspector's JSON, if it tells any.
-
-    The key changed between versions ("Format/Datatype" became "Format" and "Datatype"), so any key with
-    "datatype" counts.
-    """
-    try:
-        layers = json.loads(inspection).get("Layers", [])
-    except (json.JSONDecodeError, AttributeError):
-        return set()
-    return _types_within(layers)
-
-
-def _types_within(node: Any) -> set[str]:
-    found: set[str] = set()
-    if isinstance(node, list):
-        for item in node:
-            found |= _types_within(item)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if isinstance(value, str) and "datatype" in key.lower():
-                spelled = _LAYER_TYPE.findall(value.lower())
-                found |= {_SPELLINGS.get(name, name) for name in spelled}
-            else:
-                found |= _types_within(value)
-    return found
-
-
-def departures(requested: str, layers: set[str]) -> list[str]:
-    """Say where the layers contradict the requested precision; a silent inspector contradicts nothing."""
-    if not layers:
-        return []
-    if requested == "fp32" and layers & _REDUCED:
-        return [f"fp32 was asked for, and layers run in {', '.join(sorted(layers & _REDUCED))}"]
-    if requested in _REDUCED and requested not in layers:
-        return [f"{requested} was asked for, and no layer runs in it: {', '.join(sorted(layers))}"]
-    return []
+    return flavour

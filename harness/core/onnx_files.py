@@ -5,12 +5,15 @@ Protobuf reads almost any bytes as some model. What is none, or a damaged one, e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ArtifactError
 
+# Protobuf of a ModelProto: the IR version, then the tag of one of its other fields.
+ONNX_START = re.compile(rb"\x08[\x03-\x1e][\x12\x1a\x22\x28\x32\x3a\x42\x72]")
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 # Operator -> where its activations and its weights stand among its inputs.
 MULTIPLYING: Mapping[str, tuple[int, int]] = {

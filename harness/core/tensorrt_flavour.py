@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Literal
 
 from harness.core.errors import BackendError
+from harness.core.tensorrt_names import missing_names
 
 Flavour = Literal["tensorrt", "rtx"]
 _MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -24,7 +25,7 @@ _LOWEST_MAJOR: dict[Flavour, int] = {"tensorrt": 11, "rtx": 1}
 
 
 def imported_flavour(flavour: Flavour) -> ModuleType:
-    """Return the flavour's module; raise BackendError in words where it is absent, broken or too old."""
+    """Return the flavour's module; raise BackendError in words where it is absent, broken, too old or too new."""
     try:
         module = importlib.import_module(_MODULES[flavour])
     except (ImportError, OSError) as error:
@@ -32,6 +33,12 @@ def imported_flavour(flavour: Flavour) -> ModuleType:
     if int(module.__version__.split(".")[0]) < _LOWEST_MAJOR[flavour]:
         raise BackendError(
             f"{_MODULES[flavour]} {module.__version__} is too old; {_LOWEST_MAJOR[flavour]} or newer is needed.",
+            hint=_REMEDIES[flavour],
+        )
+    if missing := missing_names(module, flavour):
+        raise BackendError(
+            f"{_MODULES[flavour]} {module.__version__} is another than this project knows: it lacks "
+            f"{', '.join(missing)}.",
             hint=_REMEDIES[flavour],
         )
     return module

@@ -132,7 +132,8 @@ def flavour(name: Flavour) -> dict[str, Any]:
     version = imported_flavour(name).__version__
     if name == "tensorrt" and not gpu_driver_present():
         return {"version": version, "targets": []}
-    from export.tensorrt_builder import BatchProfile, EngineOptions, engine_from_onnx
+    from export.engine_options import BatchProfile, EngineOptions
+    from export.tensorrt_builder import engine_from_onnx
     from harness.core.progress import SILENT
 
     path = Path(tempfile.mkdtemp()) / "doctor.onnx"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.artifacts import Sidecar
+from harness.core.engine_files import flavour_from_name, header_differences
 from harness.core.errors import ArtifactError
 from harness.core.rtx_header import HEADER_BYTES, RTX_MAGIC, RtxHeader, rtx_header
 from harness.inspection.report import Section
@@ -34,7 +35,9 @@ def engine_section(path: Path, sidecar: Sidecar | None) -> Section:
             f"engine but with {head[:4]!r}. Engines of TensorRT itself can be read only by it, on their GPU."
         )
     if header is not None:
-        findings += _header_findings(header, flavour, details)
+        if flavour not in (None, "rtx") and "flavour" not in details:
+            findings.append(f"The name says an engine of {flavour}, the header one of TensorRT-RTX")
+        findings += header_differences(header, details)
         flavour = "rtx"
     return Section(
         facts=_facts(flavour, header, details),
@@ -44,22 +47,7 @@ def engine_section(path: Path, sidecar: Sidecar | None) -> Section:
 
 
 def _claimed_flavour(path: Path, details: dict[str, Any]) -> str | None:
-    if "flavour" in details:
-        return str(details["flavour"])
-    return next((flavour for flavour in ("rtx", "tensorrt") if path.name.endswith(f".{flavour}.engine")), None)
-
-
-def _header_findings(header: RtxHeader, flavour: str | None, details: dict[str, Any]) -> list[str]:
-    findings = []
-    if flavour not in (None, "rtx"):
-        findings.append(f"The sidecar or name says an engine of {flavour}, the header one of TensorRT-RTX")
-    version = details.get("flavour_version")
-    if version not in (None, header.version):
-        findings.append(f"The sidecar says TensorRT-RTX {version}, the header {header.version}")
-    targets = details.get("targets")
-    if targets not in (None, list(header.targets)):
-        findings.append(f"The sidecar says targets {targets}, the header {list(header.targets)}")
-    return findings
+    return str(details["flavour"]) if "flavour" in details else flavour_from_name(path)
 
 
 def _facts(flavour: str | None, header: RtxHeader | None, details: dict[str, Any]) -> dict[str, Any]:

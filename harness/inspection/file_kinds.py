@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.core.artifacts import Kind
 from harness.core.errors import ArtifactError
+from harness.core.onnx_files import ONNX_START
 from harness.core.rtx_header import HEADER_BYTES, RTX_MAGIC
 
 # A kind of file that the project reads and never writes, so that no sidecar ever names it.
@@ -22,8 +23,6 @@ _KIND_OF_SUFFIX = {
     ".pth": STATE_DICT,
     ".pt": STATE_DICT,
 }
-# Protobuf of a ModelProto: the IR version, then the tag of one of its other fields.
-_ONNX_START = re.compile(rb"\x08[\x03-\x1e][\x12\x1a\x22\x28\x32\x3a\x42\x72]")
 _ZIP_START = b"PK\x03\x04"  # Torch's files and NumPy's.
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")
 # What the library raises for archives that are damaged, encrypted, or of a kind it does not read.
@@ -57,7 +56,7 @@ def kind_from_bytes(path: Path) -> str | None:
         return Kind.CHECKPOINT.value
     if _PICKLE_START.match(head):
         return STATE_DICT
-    return Kind.ONNX_MODEL.value if _ONNX_START.match(head) else None
+    return Kind.ONNX_MODEL.value if ONNX_START.match(head) else None
 
 
 def _kind_of_zip(path: Path) -> str | None:

@@ -10,6 +10,7 @@ import ast
 import ctypes
 import json
 import re
+import struct
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -20,17 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.backends import cuda_memory
+from bench.backends import cuda_memory, tensorrt_engine
 from bench.backends.interface import Backend, LoadRequest
-from bench.backends.tensorrt_engine import TensorrtEngine, departures, layer_types, load
+from bench.backends.tensorrt_engine import TensorrtEngine, load
+from harness.core.artifacts import Kind, write_artifact
 from harness.core.errors import ArtifactError, BackendError
+from harness.core.rtx_header import HEADER_BYTES, TARGETS
 from harness.core.tensorrt_flavour import gpu_driver_present
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_API_FOLDER = _REPOSITORY.parent / "shared" / "api"
 _BATCH, _PX, _CLASSES = 2, 4, 3
 _SHAPE = (_BATCH, 3, _PX, _PX)
-_NUMPY_TYPES = {"FLOAT": np.float32, "HALF": np.float16}
+_PIXELS_SHAPE = (_BATCH, _PX, _PX, 3)
+_NUMPY_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT64": np.int64}
 
 
 class CudaStandIn:
@@ -65,7 +67,7 @@ class CudaStandIn:
         return self._call("cudaSetDevice")
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
-        return self._call("cudaGetDeviceProperties", SimpleNamespace(name=b"Stand-in GPU\0\0"))
+        return self._call("cudaGetDeviceProperties", SimpleNamespace(name=b"Stand-in GPU\0\0", major=8, minor=9))
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
         assert flags == self.cudaStreamNonBlocking
@@ -113,7 +115,7 @@ class CudaStandIn:
 
 
 class EngineStandIn:
-    """An engine and its context in one: logits = images, flattened, times `weights`."""
+    """An engine and its context in one: logits = images, flattened, times `weights`; answers are their argmax."""
 
     def __init__(self, cuda: CudaStandIn, types: tuple[str, str]) -> None:
         self.cuda = cuda
@@ -126,9 +128,20 @@ class EngineStandIn:
         self.inspection = "{}"
         self.runtime_config = SimpleNamespace()
         self.configs: list[Any] = []
-        self.num_io_tensors = 2
+        self.image_shape: tuple[int, ...] = (3, _PX, _PX)
+        self.validity = ("VALID", 0)
         self.runtimes: list[weakref.ref[Any]] = []
         self.weights = np.random.default_rng(3).normal(size=(3 * _PX * _PX, _CLASSES)).astype(np.float32)
+
+    def take_pixels(self) -> None:
+        self.tensors["image"], self.image_shape = "UINT8", (_PX, _PX, 3)
+
+    def give_answers(self) -> None:
+        self.tensors["answer"], self.modes["answer"] = "INT64", "OUTPUT"
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -140,7 +153,7 @@ class EngineStandIn:
         return SimpleNamespace(name=self.tensors[name])
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        return [(size, 3, _PX, _PX) for size in (1, 2, 4)]
+        return [(size, *self.image_shape) for size in (1, 2, 4)]
 
     def create_runtime_config(self) -> Any:
         return self.runtime_config
@@ -154,7 +167,7 @@ class EngineStandIn:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
-        return 1 <= shape[0] <= 4 and shape[1:] == (3, _PX, _PX)
+        return 1 <= shape[0] <= 4 and shape[1:] == self.image_shape
 
     def infer_shapes(self) -> list[str]:
         return []
@@ -172,7 +185,10 @@ class EngineStandIn:
 
     def _compute(self) -> None:
         images = self._array("image", self.shape).astype(np.float32)
-        self._array("logits", (self.shape[0], _CLASSES))[:] = images.reshape(self.shape[0], -1) @ self.weights
+        logits = images.reshape(self.shape[0], -1) @ self.weights
+        self._array("logits", logits.shape)[:] = logits
+        if "answer" in self.tensors:
+            self._array("answer", (self.shape[0],))[:] = logits.argmax(axis=1)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle in self.cuda.streams
@@ -186,7 +202,9 @@ class _Severity(int):
 
 
 class RuntimeStandIn:
-    """The plan b"plan" gives the engine, all others None and a line in the log."""
+    """The plan b"plan" gives the engine, all others None and a line in the log; validity is as the engine says."""
+
+    engine_host_code_allowed = False
 
     def __init__(self, engine: EngineStandIn, logger: Any) -> None:
         self.engine = engine
@@ -199,6 +217,10 @@ class RuntimeStandIn:
         self.logger.log(_Severity(3), "chatter")
         return None
 
+    def get_engine_validity(self, plan: Any) -> tuple[str, int]:
+        assert bytes(plan)
+        return self.engine.validity
+
 
 class TensorrtStandIn:
     """What the backend uses of the module."""
@@ -208,6 +230,8 @@ class TensorrtStandIn:
     LayerInformationFormat = SimpleNamespace(JSON="JSON")
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
     CudaGraphStrategy = SimpleNamespace(DISABLED="DISABLED")
+    EngineValidity = SimpleNamespace(INVALID="INVALID")
+    EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2})
 
     class ILogger:
         WARNING = 2
@@ -230,14 +254,21 @@ class Setting:
         self.engine = EngineStandIn(self.cuda, ("FLOAT", "FLOAT"))
 
     def load(
-        self, *, name: str = "fp32.tensorrt.engine", plan: bytes = b"plan", batch_size: int = _BATCH
+        self,
+        *,
+        name: str = "fp32.tensorrt.engine",
+        variant: str = "",
+        plan: bytes = b"plan",
+        batch_size: int = _BATCH,
+        version_compatible: bool = False,
     ) -> TensorrtEngine:
         path = self.folder / name
         path.write_bytes(plan)
         return TensorrtEngine(
-            _request(path, batch_size=batch_size),
+            _request(path, variant=variant or name.partition(".")[0], batch_size=batch_size),
             tensorrt=TensorrtStandIn(self.engine),
             cuda_runtime=self.cuda,
+            version_compatible=version_compatible,
         )
 
     def images(self, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -252,7 +283,12 @@ class Setting:
 
 
 def _request(
-    artifact: Path, *, batch_size: int = _BATCH, image_px: int = _PX, class_count: int = _CLASSES
+    artifact: Path,
+    *,
+    variant: str = "fp32",
+    batch_size: int = _BATCH,
+    image_px: int = _PX,
+    class_count: int = _CLASSES,
 ) -> LoadRequest:
     return LoadRequest(
         artifact=artifact,
@@ -261,6 +297,7 @@ def _request(
         image_px=image_px,
         class_count=class_count,
         threads=1,
+        variant=variant,
     )
 
 
@@ -328,7 +365,77 @@ def test_an_engine_with_float16_tensors_is_fed_float16_and_answers_in_float32(se
     assert "HALF to HALF" in backend.describe().precision
 
 
-@pytest.mark.parametrize("type_name", ["UINT8", "BF16", "INT64"])
+def _pixels(seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, size=_PIXELS_SHAPE, dtype=np.uint8)
+
+
+def test_pixels_reach_an_engine_that_takes_them_as_they_are(setting: Setting) -> None:
+    setting.engine.take_pixels()
+    backend = setting.load(name="fp16-uint8in.tensorrt.engine")
+    for seed in (1, 2):
+        pixels = _pixels(seed)
+        backend.bind(pixels)
+        np.testing.assert_array_equal(setting.engine._array("image", _PIXELS_SHAPE), pixels)
+        backend.step()
+        expected = setting.expected(pixels.astype(np.float32))
+        np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-2)
+    assert backend.fetch_answers() is None
+    assert len(setting.cuda.memory) == 4
+    assert "UINT8 to FLOAT" in backend.describe().precision
+
+
+def test_an_engine_that_takes_pixels_refuses_floats_and_another_layout(setting: Setting) -> None:
+    setting.engine.take_pixels()
+    backend = setting.load(name="fp32-uint8in.tensorrt.engine")
+    for images in (setting.images(), np.zeros(_SHAPE, np.uint8), np.zeros(_PIXELS_SHAPE, np.float32)):
+        with pytest.raises(BackendError, match=r"loaded for uint8 \(2, 4, 4, 3\)"):
+            backend.bind(images)
+
+
+def test_an_engine_of_another_input_than_its_variant_says_is_refused_and_nothing_leaks(setting: Setting) -> None:
+    setting.engine.image_shape = (_PX, _PX, 3)
+    with pytest.raises(BackendError, match="takes FLOAT, which is no fp32-uint8in"):
+        setting.load(name="fp32-uint8in.tensorrt.engine")
+    setting.assert_all_released()
+    setting.engine.take_pixels()
+    with pytest.raises(BackendError, match=r"does not take \(2, 3, 4, 4\)"):
+        setting.load()
+    setting.assert_all_released()
+
+
+def test_the_second_output_is_the_answers_of_the_same_inference(setting: Setting) -> None:
+    setting.engine.take_pixels()
+    setting.engine.give_answers()
+    backend = setting.load(name="fp32-uint8in-prob.tensorrt.engine")
+    assert len(setting.cuda.memory) == 6
+    for seed in (1, 2):
+        backend.bind(_pixels(seed))
+        backend.step()
+        backend.sync()
+        outputs_bc, answers_b = backend.fetch(), backend.fetch_answers()
+        assert answers_b is not None
+        assert (answers_b.dtype, answers_b.shape) == (np.int64, (_BATCH,))
+        assert answers_b.flags.owndata
+        np.testing.assert_array_equal(answers_b, outputs_bc.argmax(axis=1))
+    backend.close()
+    setting.assert_all_released()
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fp32-prob"])
+def test_a_second_output_that_is_missing_or_not_expected_is_refused(setting: Setting, variant: str) -> None:
+    if variant == "fp32":
+        setting.engine.give_answers()
+    with pytest.raises(BackendError, match=f"which is no {variant}"):
+        setting.load(variant=variant)
+    setting.assert_all_released()
+
+
+def test_a_name_that_is_no_variant_is_refused(setting: Setting) -> None:
+    with pytest.raises(BackendError, match="'int4', which is no variant"):
+        setting.load(variant="int4")
+
+
+@pytest.mark.parametrize("type_name", ["BF16", "INT32"])
 def test_tensors_that_cannot_be_fed_or_read_are_refused_and_nothing_leaks(setting: Setting, type_name: str) -> None:
     setting.engine.tensors["image"] = type_name
     with pytest.raises(BackendError, match=f"image in {type_name}"):
@@ -370,6 +477,7 @@ _VERBS: dict[str, Callable[[TensorrtEngine], object]] = {
     "step": TensorrtEngine.step,
     "sync": TensorrtEngine.sync,
     "fetch": TensorrtEngine.fetch,
+    "fetch_answers": TensorrtEngine.fetch_answers,
     "describe": TensorrtEngine.describe,
 }
 
@@ -383,7 +491,7 @@ def test_a_closed_engine_does_nothing_any_more(setting: Setting, verb: str) -> N
         _VERBS[verb](backend)
 
 
-@pytest.mark.parametrize("verb", ["step", "sync", "fetch"])
+@pytest.mark.parametrize("verb", ["step", "sync", "fetch", "fetch_answers"])
 def test_logits_of_images_that_were_never_bound_cannot_be_had(setting: Setting, verb: str) -> None:
     with pytest.raises(BackendError, match="no images were bound"):
         _VERBS[verb](setting.load())
@@ -414,7 +522,7 @@ def test_another_number_of_classes_is_refused_and_nothing_leaks(setting: Setting
 
 def test_an_engine_with_two_inputs_is_refused(setting: Setting) -> None:
     setting.engine.modes["logits"] = "INPUT"
-    with pytest.raises(BackendError, match="not one of each"):
+    with pytest.raises(BackendError, match=r"has inputs \['image', 'logits'\] and outputs \[\]"):
         setting.load()
     setting.assert_all_released()
 
@@ -483,19 +591,36 @@ def test_only_tensorrt_rtx_gets_a_runtime_configuration_and_it_specialises_eager
     }
 
 
+def test_an_engine_that_the_library_holds_for_invalid_is_refused_with_reasons_and_nothing_leaks(
+    setting: Setting,
+) -> None:
+    setting.engine.validity = ("INVALID", 3)
+    with pytest.raises(BackendError, match="this GPU, an SM89: VERSION_MISMATCH, UNSUPPORTED_CC") as caught:
+        setting.load(name="fp32.rtx.engine")
+    assert "harness export" in caught.value.hint
+    setting.assert_all_released()
+    setting.load(name="fp32.tensorrt.engine")  # TensorRT itself cannot be asked.
+
+
+def test_only_a_version_compatible_engine_may_bring_code_for_the_host(setting: Setting) -> None:
+    runtimes = [setting.load(version_compatible=allowed)._runtime for allowed in (False, True)]
+    assert [runtime.engine_host_code_allowed for runtime in runtimes] == [False, True]
+
+
 def _inspection(*types: str, key: str = "Format/Datatype") -> str:
     return json.dumps({"Layers": [{"Name": "fp16 in a name", "Inputs": [{key: kind}]} for kind in types]})
 
 
 def test_the_description_tells_request_and_reality_apart(setting: Setting) -> None:
     setting.engine.inspection = _inspection("Row major linear FP32", "Channel major Half")
-    description = setting.load(name="int8-uint8in.tensorrt.engine").describe()
+    setting.engine.take_pixels()
+    description = setting.load(name="renamed.tensorrt.engine", variant="int8-uint8in").describe()
 
     assert description.runtime == "TensorRT"
     assert description.version == "11.4.0"
     assert description.device == "Stand-in GPU"
     assert description.threads is None
-    assert description.precision == "int8 requested; layers fp16, fp32; FLOAT to FLOAT"
+    assert description.precision == "int8 requested; layers fp16, fp32; UINT8 to FLOAT"
     assert description.departures == ["int8 was asked for, and no layer runs in it: fp16, fp32"]
 
 
@@ -508,41 +633,6 @@ def test_an_inspector_that_tells_no_types_makes_no_departure(setting: Setting) -
     assert description.departures == []
 
 
-@pytest.mark.parametrize(
-    ("inspection", "types"),
-    [
-        (_inspection("Row major linear FP32"), {"fp32"}),
-        (_inspection("Half", "Float", "Int8", "BFloat16", key="Datatype"), {"fp16", "fp32", "int8", "bf16"}),
-        (_inspection("float16"), {"fp16"}),
-        ("", set()),
-        ("not JSON", set()),
-        ("[]", set()),
-        ("{}", set()),
-    ],
-)
-def test_layer_types_are_read_in_every_spelling(inspection: str, types: set[str]) -> None:
-    assert layer_types(inspection) == types
-
-
-@pytest.mark.parametrize(
-    ("requested", "layers", "departs"),
-    [
-        ("fp32", {"fp32"}, False),
-        ("fp32", {"fp32", "fp16"}, True),
-        ("fp16", {"fp32", "fp16"}, False),
-        ("fp16", {"fp32"}, True),
-        ("bf16", {"fp16"}, True),
-        ("int8", {"int8", "fp16"}, False),
-        ("int8", {"fp32"}, True),
-        ("int8", set(), False),
-    ],
-)
-def test_layers_in_another_precision_than_requested_are_a_departure(
-    requested: str, layers: set[str], departs: bool
-) -> None:
-    assert bool(departures(requested, layers)) is departs
-
-
 @pytest.mark.skipif(gpu_driver_present(), reason="there is an NVIDIA driver here")
 def test_without_a_driver_loading_says_so_and_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "fp32.tensorrt.engine"
@@ -552,20 +642,56 @@ def test_without_a_driver_loading_says_so_and_what_to_do(tmp_path: Path) -> None
     assert "NVIDIA GPU" in caught.value.hint
 
 
-@pytest.mark.parametrize("content", [b"", b"vtrt", b"hello world" * 20], ids=["empty", "magic only", "text"])
-def test_a_foreign_file_is_refused_before_any_driver_is_asked_for(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("fp32.rtx.engine", b"hello world" * 20, "not a TensorRT-RTX engine"),
+        ("fp32.rtx.engine", b"", "is empty"),
+        ("fp32.tensorrt.engine", b"vtrt" * 20, "an engine of TensorRT-RTX, under the name"),
+        ("fp32.tensorrt.engine", b"\x08\x0a\x12\x07pytorch", "an ONNX file under the name"),
+        ("fp32.tensorrt.engine", None, "does not exist"),
+    ],
+)
+def test_a_foreign_file_is_refused_before_any_driver_is_asked_for(
+    tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=words):
+        load(_request(path))
+
+
+def _rtx_engine(path: Path, version: bytes) -> None:
+    header = b"vtrt" + bytes(12) + struct.pack("<Q", HEADER_BYTES) + version + b"vtrt" + struct.pack("<I", 4)
+    path.write_bytes(header.ljust(HEADER_BYTES, b"\0"))
+
+
+def test_an_engine_of_another_version_than_is_installed_is_refused_with_both(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
     path = tmp_path / "fp32.rtx.engine"
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="not a TensorRT-RTX engine"):
+    _rtx_engine(path, bytes([1, 6, 0, 9]))
+    with pytest.raises(BackendError, match=r"built by TensorRT-RTX 1\.6\.0\.9; installed is ") as caught:
         load(_request(path))
+    assert "harness export --trt --force" in caught.value.hint
 
 
-def test_a_missing_or_empty_engine_is_refused(tmp_path: Path) -> None:
+def _recorded_plan(path: Path, **details: Any) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(b"plan")
+
+    write_artifact(path, write, kind=Kind.ENGINE, parents={}, details=details)
+
+
+def test_the_version_of_tensorrts_own_engine_is_the_sidecars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "11.4.0")
+    monkeypatch.setattr(tensorrt_engine, "gpu_driver_present", lambda: False)
     path = tmp_path / "fp32.tensorrt.engine"
-    with pytest.raises(ArtifactError, match="does not exist"):
+    _recorded_plan(path, flavour_version="11.3.0", version_compatible=False)
+    with pytest.raises(BackendError, match=r"by TensorRT 11\.3\.0; installed is 11\.4\.0"):
         load(_request(path))
-    path.touch()
-    with pytest.raises(ArtifactError, match="is empty"):
+    _recorded_plan(path, flavour_version="11.3.0", version_compatible=True)
+    with pytest.raises(BackendError, match="no NVIDIA driver"):
         load(_request(path))
 
 
@@ -573,85 +699,6 @@ def test_a_missing_or_empty_engine_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_does_not_tell_the_flavour_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BackendError, match="not the name of an engine"):
         load(_request(tmp_path / name))
-
-
-_MODULE_NAMES = {"trt", "tensorrt"}
-_CLASS_OF_NAME = {
-    "builder": "Builder",
-    "network": "INetworkDefinition",
-    "tensor": "ITensor",
-    "parser": "OnnxParser",
-    "parser_error": "ParserError",
-    "config": "IBuilderConfig",
-    "optimisation_profile": "IOptimizationProfile",
-    "runtime": "Runtime",
-    "engine": "ICudaEngine",
-    "context": "IExecutionContext",
-    "inspector": "EngineInspector",
-    "runtime_config": "IRuntimeConfig",
-}
-
-
-def _names_used(source: str) -> dict[str, set[tuple[str, str]]]:
-    """Return the (class or "", name) pairs that a file uses; those in functions named *rtx* apart."""
-    used: dict[str, set[tuple[str, str]]] = {"both": set(), "rtx": set()}
-
-    def visit(node: ast.AST, where: str) -> None:
-        if isinstance(node, ast.FunctionDef) and "rtx" in node.name:
-            where = "rtx"
-        if isinstance(node, ast.Attribute) and not node.attr.startswith("__"):
-            owner = ast.unparse(node.value).removeprefix("self._")
-            if owner in _MODULE_NAMES:
-                used[where].add(("", node.attr))
-            elif owner in _CLASS_OF_NAME:
-                used[where].add((_CLASS_OF_NAME[owner], node.attr))
-            elif owner.partition(".")[0] in _MODULE_NAMES:
-                used[where].add((owner.partition(".")[2], node.attr))
-        if isinstance(node, ast.ClassDef):
-            for base in node.bases:
-                if isinstance(base, ast.Attribute) and ast.unparse(base.value) in _MODULE_NAMES:
-                    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)} - {"__init__"}
-                    used[where] |= {(base.attr, method) for method in methods}
-        for child in ast.iter_child_nodes(node):
-            visit(child, where)
-
-    visit(ast.parse(source), "both")
-    return used
-
-
-def _unknown(used: set[tuple[str, str]], api: dict[str, list[str]]) -> set[tuple[str, str]]:
-    return {(owner, name) for owner, name in used if name not in (api[owner] if owner else api)}
-
-
-@pytest.mark.parametrize(
-    ("file", "least"),
-    [
-        ("export/tensorrt_builder.py", 26),
-        ("export/tensorrt_progress.py", 4),
-        ("bench/backends/tensorrt_engine.py", 25),
-        ("harness/core/tensorrt_flavour.py", 0),
-    ],
-)
-def test_every_name_exists_in_both_libraries(file: str, least: int) -> None:
-    if not _API_FOLDER.is_dir():
-        pytest.skip(f"the lists of both libraries' names are not at {_API_FOLDER}")
-    both = json.loads((_API_FOLDER / "tensorrt-11.4.json").read_text())
-    rtx = json.loads((_API_FOLDER / "tensorrt_rtx-1.7.json").read_text())
-    used = _names_used((_REPOSITORY / file).read_text())
-
-    assert len(used["both"] | used["rtx"]) >= least
-    assert _unknown(used["both"], both) == set()
-    assert _unknown(used["both"] | used["rtx"], rtx) == set()
-
-
-def test_the_search_for_names_finds_one_that_version_11_removed() -> None:
-    source = "def f(trt):\n    config.set_quantization_flag(trt.BuilderFlag.FP16)\n"
-
-    assert _names_used(source)["both"] == {
-        ("IBuilderConfig", "set_quantization_flag"),
-        ("", "BuilderFlag"),
-        ("BuilderFlag", "FP16"),
-    }
 
 
 def test_every_cuda_call_exists_in_cuda_python_and_in_the_stand_in() -> None:
@@ -670,15 +717,20 @@ def test_every_cuda_call_exists_in_cuda_python_and_in_the_stand_in() -> None:
     assert int(runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost) == CudaStandIn.cudaMemcpyKind.cudaMemcpyDeviceToHost
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
-def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
-    pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
-    onnx = pytest.importorskip("onnx")
-    from onnx.reference import ReferenceEvaluator
+def _gpu_here() -> str:
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    memory = cuda_memory.CudaMemory(runtime)
+    try:
+        return memory.compute_capability()
+    finally:
+        memory.close()
 
-    from export.tensorrt_builder import BatchProfile, engine_from_onnx
+
+def _relu_engine(folder: Path, flavour: Any, **options: Any) -> Path:
+    """Build an engine of Relu and GlobalAveragePool; the ONNX file stays beside it."""
+    onnx = pytest.importorskip("onnx")
+    from export.engine_options import BatchProfile, EngineOptions
+    from export.tensorrt_builder import engine_from_onnx
     from harness.core.progress import SILENT
 
     model = onnx.parser.parse_model(
@@ -686,26 +738,70 @@ def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: A
         "agraph (float[batch, 3, 32, 32] image) => (float[batch, 3] logits)"
         "{ relu = Relu (image) pooled = GlobalAveragePool (relu) logits = Flatten (pooled) }"
     )
-    onnx_path, engine_path = tmp_path / "fp32.onnx", tmp_path / f"fp32.{flavour}.engine"
+    onnx_path, engine_path = folder / "fp32.onnx", folder / f"fp32.{flavour}.engine"
     onnx.save(model, onnx_path)
     built = engine_from_onnx(
         onnx_path,
         flavour=flavour,
         input_name="image",
-        image_px=32,
+        input_shape=(-1, 3, 32, 32),
         profile=BatchProfile(),
-        workspace_bytes=1 << 30,
+        options=EngineOptions(**options),
         progress=SILENT,
     )
     with engine_path.open("wb") as stream:
         stream.write(memoryview(built.plan))
+    return engine_path
+
+
+def test_a_real_rtx_engine_passes_every_check_that_needs_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(tensorrt_engine, "gpu_driver_present", lambda: False)
+    path = _relu_engine(tmp_path, "rtx")
+    with pytest.raises(BackendError, match="no NVIDIA driver"):  # The next thing it needs.
+        load(_request(path))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArtifactError, match="truncated"):
+        load(_request(path))
+    foreign = tmp_path / "fp32.tensorrt.engine"
+    foreign.write_bytes(content)
+    with pytest.raises(ArtifactError, match="an engine of TensorRT-RTX"):
+        load(_request(foreign))
+    path.write_bytes((tmp_path / "fp32.onnx").read_bytes())
+    with pytest.raises(ArtifactError, match="an ONNX file"):
+        load(_request(path))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
+def test_an_engine_for_another_gpu_is_refused_with_both(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    here = _gpu_here()
+    path = _relu_engine(tmp_path, "rtx", targets=("SM86" if here.startswith("SM12") else "SM120",))
+    with pytest.raises(BackendError, match=f"not for this GPU, an {here}"):
+        load(_request(path, batch_size=4, image_px=32))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
+def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
+    pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
+    if flavour == "rtx" and _gpu_here() not in TARGETS:
+        pytest.skip(f"TensorRT-RTX does not build for this GPU, an {_gpu_here()}")
+    from onnx.reference import ReferenceEvaluator
+
+    engine_path = _relu_engine(tmp_path, flavour)
     images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
     backend = load(_request(engine_path, batch_size=4, image_px=32, class_count=3))
     try:
         backend.bind(images)
         backend.step()
         backend.sync()
-        (expected,) = ReferenceEvaluator(model).run(None, {"image": images})
+        (expected,) = ReferenceEvaluator(tmp_path / "fp32.onnx").run(None, {"image": images})
         np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-5)
         assert backend.describe().departures == []
         assert backend.describe().device

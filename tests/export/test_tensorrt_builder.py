@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +18,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.tensorrt_builder import BatchProfile, BuiltEngine, engine_from_onnx
+from export import tensorrt_builder
+from export.engine_options import BatchProfile, EngineOptions
+from export.tensorrt_builder import BuiltEngine, engine_from_onnx
+from export.tensorrt_log import kept_log
 from harness.core import tensorrt_flavour
 from harness.core.errors import ArtifactError, ExportError, UsageError
 from harness.core.progress import SILENT, Progress, Task
@@ -27,25 +35,33 @@ def _tensorrt_rtx() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra `rtx`")
 
 
-def _model(nodes: list[Any], weights: dict[str, Any], *, batch: int | str = "batch", px: int = _IMAGE_PX) -> Any:
+def _model(
+    nodes: list[Any],
+    weights: dict[str, Any],
+    *,
+    batch: int | str = "batch",
+    input_type: int = TensorProto.FLOAT,
+    input_shape: tuple[int, ...] = (3, _IMAGE_PX, _IMAGE_PX),
+    outputs: Any = (("logits", TensorProto.FLOAT),),
+) -> Any:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, px, px])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("image", input_type, [batch, *input_shape])],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("our.domain", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def _tiny(**options: Any) -> Any:
+def _tiny(kind: Any = np.float32, **options: Any) -> Any:
     """Conv, Relu, GlobalAveragePool, Flatten, Gemm: (batch, 3, 32, 32) to (batch, 2)."""
     random = np.random.default_rng(0)
     weights = {
-        "kernel": random.normal(size=(4, 3, 3, 3)).astype(np.float32),
-        "head": random.normal(size=(2, 4)).astype(np.float32),
-        "bias": np.zeros(2, np.float32),
+        "kernel": random.normal(size=(4, 3, 3, 3)).astype(kind),
+        "head": random.normal(size=(2, 4)).astype(kind),
+        "bias": np.zeros(2, kind),
     }
     nodes = [
         helper.make_node("Conv", ["image", "kernel"], ["conv"], pads=[1, 1, 1, 1]),
@@ -68,18 +84,18 @@ def _built(
     path: Path,
     *,
     input_name: str = "image",
-    image_px: int = _IMAGE_PX,
-    profile: BatchProfile | None = None,
-    workspace_bytes: int = 1 << 30,
+    input_shape: Any = (-1, 3, _IMAGE_PX, _IMAGE_PX),
+    profile: Any = None,
     progress: Progress = SILENT,
+    **options: Any,
 ) -> BuiltEngine:
     return engine_from_onnx(
         path,
         flavour="rtx",
         input_name=input_name,
-        image_px=image_px,
+        input_shape=input_shape,
         profile=profile or BatchProfile(minimum=1, optimum=2, maximum=4),
-        workspace_bytes=workspace_bytes,
+        options=EngineOptions(**{"workspace_bytes": 1 << 30} | options),
         progress=progress,
     )
 
@@ -128,8 +144,83 @@ def test_an_engine_is_built_and_its_header_agrees_with_its_size(onnx_path: Path,
     assert engine.log == []
 
 
-def test_the_same_model_gives_the_same_bytes_twice(onnx_path: Path) -> None:
-    assert bytes(_built(onnx_path).plan) == bytes(_built(onnx_path).plan)
+@pytest.mark.parametrize("options", [{}, {"targets": ("SM89",), "tf32": True}], ids=["default", "options"])
+def test_the_same_model_and_options_give_the_same_bytes_twice(onnx_path: Path, options: Any) -> None:
+    assert bytes(_built(onnx_path, **options).plan) == bytes(_built(onnx_path, **options).plan)
+
+
+def test_another_process_builds_the_same_bytes(onnx_path: Path) -> None:
+    done = _child("_print_digest", onnx_path)
+    out, _ = done.communicate(timeout=120)
+
+    assert done.returncode == 0
+    assert out.split() == [hashlib.sha256(memoryview(_built(onnx_path).plan)).hexdigest()]
+
+
+def test_the_order_in_which_targets_are_named_changes_nothing(onnx_path: Path) -> None:
+    one, other = (_built(onnx_path, targets=targets) for targets in (("SM86", "SM89"), ("SM89", "SM86", "SM89")))
+
+    assert one.targets == other.targets == ["SM86", "SM89"]
+    assert bytes(one.plan) == bytes(other.plan)
+
+
+@pytest.mark.parametrize("target", ["SM80", "SM86", "SM89", "SM120", "SM121"])
+def test_an_engine_is_for_the_target_asked_for_and_no_other(onnx_path: Path, target: str) -> None:
+    assert _built(onnx_path, targets=(target,)).targets == [target]
+
+
+def test_turing_has_no_fp32_and_says_so_but_takes_fp16(tmp_path: Path, onnx_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"Turing \(SM75\): FP32 GEMM is not supported") as caught:
+        _built(onnx_path, targets=("SM75",))
+    assert "--precision fp16" in caught.value.hint
+
+    half = tmp_path / "fp16.onnx"
+    model = _tiny(np.float16, input_type=TensorProto.FLOAT16, outputs=(("logits", TensorProto.FLOAT16),))
+    onnx.save(model, half)
+    assert _built(half, targets=("SM75",)).targets == ["SM75"]
+
+
+def test_an_engine_for_other_targets_than_asked_for_is_refused(
+    onnx_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_builder, "configure_rtx", lambda *_: None)
+
+    with pytest.raises(ExportError, match="asked for SM86, and by its header is for SM80, SM86, SM89, SM120, SM121"):
+        _built(onnx_path, targets=("SM86",))
+
+
+def test_tf32_is_on_where_nobody_says_anything_and_off_here_unless_asked_for(onnx_path: Path) -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx")
+    untouched = trt.Builder(kept_log(trt)).create_builder_config()
+    assert untouched.get_flag(trt.BuilderFlag.TF32) is True
+
+    assert _built(onnx_path).tf32 is False
+    assert _built(onnx_path, tf32=True).tf32 is True
+
+
+def test_an_option_that_the_flavour_lacks_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--version-compatible"):
+        _built(tmp_path / "absent.onnx", version_compatible=True)
+
+
+def test_a_model_that_takes_pixels_and_gives_answers_builds(tmp_path: Path) -> None:
+    path = tmp_path / "fp32-uint8in-prob.onnx"
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["means"], keepdims=0),
+        helper.make_node("Softmax", ["means"], ["probabilities"]),
+        helper.make_node("ArgMax", ["probabilities"], ["answer"], axis=1, keepdims=0),
+    ]
+    outputs = (("probabilities", TensorProto.FLOAT), ("answer", TensorProto.INT64))
+    shape = (_IMAGE_PX, _IMAGE_PX, 3)
+    weights = {"axes": np.array([1, 2])}
+    onnx.save(_model(nodes, weights, input_type=TensorProto.UINT8, input_shape=shape, outputs=outputs), path)
+
+    engine = _built(path, input_shape=(-1, *shape))
+    assert engine.targets
+    assert [line for line in engine.log if "Make sure output answer has Int64 binding" not in line] == []
+    with pytest.raises(ExportError, match=r"\(-1, 32, 32, 3\).*take \(1, 3, 32, 32\)"):
+        _built(path)
 
 
 def test_a_truncated_engine_is_refused_by_its_header(onnx_path: Path) -> None:
@@ -146,6 +237,15 @@ def test_weights_in_a_file_beside_the_model_are_found(tmp_path: Path, onnx_path:
     assert path.with_name("fp32.onnx.data").stat().st_size > 0
 
     assert memoryview(_built(path).plan).nbytes == memoryview(_built(onnx_path).plan).nbytes
+
+
+def test_weights_missing_beside_the_model_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "fp32.onnx"
+    onnx.save(_tiny(), path, save_as_external_data=True, location="fp32.onnx.data", size_threshold=0)
+    path.with_name("fp32.onnx.data").unlink()
+
+    with pytest.raises(ExportError, match=r"cannot read fp32\.onnx(.|\n)*fp32\.onnx\.data"):
+        _built(path)
 
 
 def test_a_fixed_batch_size_builds_where_the_profile_agrees(tmp_path: Path) -> None:
@@ -203,6 +303,79 @@ def test_adding_float16_to_float32_is_refused_because_networks_are_strongly_type
         assert "cudaError" not in caught.value.message
 
 
+def _quantised(zero_point: Any) -> Any:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "scale", "zero"], ["quantised"], name="the_q"),
+        helper.make_node("DequantizeLinear", ["quantised", "scale", "zero"], ["logits"], name="the_dq"),
+    ]
+    return _model(nodes, {"scale": np.float32(0.1), "zero": zero_point})
+
+
+def test_activations_quantised_around_zero_to_int8_build(tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    onnx.save(_quantised(np.int8(0)), path)
+
+    assert _built(path).log == []
+
+
+@pytest.mark.parametrize("zero_point", [np.uint8(128), np.int8(3)], ids=["uint8", "int8"])
+def test_a_zero_point_other_than_zero_is_refused_with_what_is_taken(tmp_path: Path, zero_point: Any) -> None:
+    path = tmp_path / "int8-u8s8.onnx"
+    onnx.save(_quantised(zero_point), path)
+
+    with pytest.raises(ExportError, match=r"'the_q' \(operator QuantizeLinear\).*Non-zero zero point") as caught:
+        _built(path)
+    assert "--precision int8" in caught.value.hint
+
+
+def test_uint8_activations_that_would_be_read_as_int8_are_refused_though_the_library_only_warns(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "int8-u8s8.onnx"
+    onnx.save(_quantised(np.uint8(0)), path)
+
+    with pytest.raises(ExportError, match=r"would cut the uint8 activations(.|\n)*Defaulting to INT8"):
+        _built(path)
+
+
+def test_a_bias_quantised_to_int32_is_refused_with_its_node(tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    nodes = [
+        helper.make_node("DequantizeLinear", ["bias32", "scale", "zero"], ["bias"], name="the_bias"),
+        helper.make_node("Conv", ["image", "kernel", "bias"], ["logits"]),
+    ]
+    weights = {
+        "bias32": np.zeros(4, np.int32),
+        "scale": np.float32(0.01),
+        "zero": np.int32(0),
+        "kernel": np.ones((4, 3, 3, 3), np.float32),
+    }
+    onnx.save(_model(nodes, weights), path)
+
+    with pytest.raises(ExportError, match=r"'the_bias' \(operator DequantizeLinear\)(.|\n)*Int32") as caught:
+        _built(path)
+    assert "biases in float" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"input_name": "film"}, "image is missing dimensions in profile 0"),
+        ({"input_shape": (-1, 3, 32)}, "image has 4 dimensions but profile 0 has 3"),
+        ({"input_shape": (-1, 5, 32, 32)}, "profile has min=5, opt=5, max=5 but tensor has 3"),
+        ({"profile": SimpleNamespace(minimum=4, optimum=2, maximum=1)}, "MIN<=OPT<=MAX"),
+    ],
+    ids=["name", "rank", "static dimension", "order"],
+)
+def test_a_profile_that_only_the_log_complains_of_is_refused_with_the_log(
+    onnx_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any, words: str
+) -> None:
+    monkeypatch.setattr(tensorrt_builder, "_check_input", lambda *_: None)  # Which finds all but the order itself.
+
+    with pytest.raises(ExportError, match=words):
+        _built(onnx_path, **given)
+
+
 def test_a_model_without_outputs_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "mute.onnx"
     model = _tiny()
@@ -220,13 +393,13 @@ def test_another_input_name_is_refused_with_the_name_that_there_is(onnx_path: Pa
 
 def test_another_image_size_is_refused_with_both_shapes(onnx_path: Path) -> None:
     with pytest.raises(ExportError, match=r"\(-1, 3, 32, 32\).*\(1, 3, 64, 64\)"):
-        _built(onnx_path, image_px=64)
+        _built(onnx_path, input_shape=(-1, 3, 64, 64))
 
 
 def test_a_failed_build_shows_the_lines_of_the_builder(onnx_path: Path) -> None:
     with pytest.raises(ExportError, match=r"did not build an engine(.|\n)*ERROR(.|\n)*workspace") as caught:
         _built(onnx_path, workspace_bytes=1024)
-    assert "larger workspace" in caught.value.hint
+    assert "larger `--workspace`" in caught.value.hint
 
 
 def test_a_kept_error_does_not_keep_the_builder_and_its_weights(onnx_path: Path) -> None:
@@ -243,14 +416,6 @@ def test_a_flavour_that_is_absent_is_refused_in_words(onnx_path: Path, monkeypat
     with pytest.raises(ExportError, match="no_such_tensorrt cannot be imported") as caught:
         _built(onnx_path)
     assert "Install" in caught.value.hint
-
-
-@pytest.mark.parametrize("sizes", [(0, 1, 2), (4, 2, 8), (1, 9, 8), (-1, -1, -1)])
-def test_batch_sizes_that_do_not_rise_from_one_are_refused(sizes: tuple[int, int, int]) -> None:
-    minimum, optimum, maximum = sizes
-    with pytest.raises(UsageError, match="must rise from 1") as caught:
-        BatchProfile(minimum=minimum, optimum=optimum, maximum=maximum)
-    assert "minimum <= optimum <= maximum" in caught.value.hint
 
 
 def test_progress_runs_to_its_end_and_names_the_inner_phases(onnx_path: Path) -> None:
@@ -290,3 +455,50 @@ def test_a_build_after_a_cancelled_one_succeeds(onnx_path: Path) -> None:
         _built(onnx_path, progress=_Recorder(lambda: signal.raise_signal(signal.SIGINT)))
 
     assert _built(onnx_path).targets
+
+
+def test_ctrl_c_from_outside_ends_a_build_in_another_process(onnx_path: Path) -> None:
+    child = _child("_build_slowly", onnx_path)
+    assert child.stdout is not None
+    assert child.stdout.readline().strip() == "building"
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=60)
+
+    assert child.returncode == 0
+    assert out.split() == ["interrupted"]
+
+
+def _child(function: str, onnx_path: Path) -> subprocess.Popen[str]:
+    """Run one of the functions below in a process of its own."""
+    program = (
+        "import importlib.util, pathlib, sys\n"
+        "spec = importlib.util.spec_from_file_location('child', sys.argv[1])\n"
+        "child = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(child)\n"
+        "getattr(child, sys.argv[2])(pathlib.Path(sys.argv[3]))\n"
+    )
+    command = [sys.executable, "-c", program, __file__, function, str(onnx_path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _print_digest(onnx_path: Path) -> None:
+    _tell(hashlib.sha256(memoryview(_built(onnx_path).plan)).hexdigest())
+
+
+def _build_slowly(onnx_path: Path) -> None:
+    """Build with a watcher that makes each step last long enough for a signal."""
+
+    def linger() -> None:
+        _tell("building" if not progress.advanced else "")
+        time.sleep(0.2)
+
+    progress = _Recorder(linger)
+    try:
+        _built(onnx_path, progress=progress)
+    except KeyboardInterrupt:
+        _tell("interrupted")
