@@ -182,7 +182,12 @@ def _group_results(
 ) -> Iterator[TrialResult]:
     """Measure the trials of one batch size together, and yield a result for each."""
     machine, created = machine_description(), datetime.now(UTC).isoformat(timespec="seconds")
-    unavailable = {trial.identifier: why for trial in trials if (why := unavailability(trial))}
+    # A damaged file is told as one even where nothing could run it whole.
+    unavailable = {
+        trial.identifier: why
+        for trial in trials
+        if (why := unavailability(trial)) and not checked_artifact(reference, trial)[1]
+    }
     candidates = [_Candidate(trial=trial) for trial in trials if trial.identifier not in unavailable]
     with ExitStack() as stack:
         workers: dict[str, WorkerProcess] = {}

@@ -24,6 +24,7 @@ from harness.core.files import sha256_from_file
 from harness.core.passport import Passport
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
+from harness.core.tensorrt_flavour import gpu_driver_present
 from harness.core.variants import PRECISIONS, Variant
 
 _HAS_OPENVINO = util.find_spec("openvino") is not None
@@ -142,6 +143,20 @@ def test_a_missing_kernel_is_no_error_of_the_bench(damaged: Callable[[str], Path
     outcome = _bench(damaged("bf16"), "onnxruntime")
     assert [each.status for each in outcome.results] == ["unavailable"]
     assert not outcome.failures
+
+
+@pytest.mark.skipif(util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed: the extra `rtx`")
+def test_a_truncated_engine_fails_even_where_no_gpu_could_run_a_whole_one(copied_run: Callable[[], Any]) -> None:
+    folder = Path(copied_run().folder)
+    engine = folder / "export" / "fp32.rtx.engine"
+    whole = _bench(folder, "tensorrt").results
+    engine.write_bytes(engine.read_bytes()[:-100])
+    (result,) = _bench(folder, "tensorrt").results
+    assert result.verdict is not None
+    assert (result.verdict.word.value, result.verdict.step) == ("FAIL", "contract")
+    assert engine.name in result.verdict.reason
+    if not gpu_driver_present():
+        assert [each.status for each in whole] == ["unavailable"]
 
 
 def _rewrite(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
