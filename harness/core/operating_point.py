@@ -86,7 +86,7 @@ def _temperature(logits_bc: npt.NDArray[np.float32], labels_b: npt.NDArray[np.in
 def _threshold(
     scores_b: npt.NDArray[np.float64], labels_b: npt.NDArray[np.int64], class_names: tuple[str, ...]
 ) -> float | None:
-    """Return the middle between the two neighbouring scores that the best threshold separates."""
+    """Return a number between the two neighbouring scores that the best threshold separates, None where none helps."""
     finding_b = labels_b != class_names.index(_NORMAL)
     if finding_b.all() or not finding_b.any():
         return None
@@ -96,4 +96,10 @@ def _threshold(
     middles = (distinct[1:] + distinct[:-1]) / 2
     above_mb = scores_b[None, :] > middles[:, None]
     youden_m = above_mb[:, finding_b].mean(axis=1) - above_mb[:, ~finding_b].mean(axis=1)
-    return round(float(middles[youden_m.argmax()]), 6)
+    best = int(youden_m.argmax())
+    if youden_m[best] <= 0:
+        return None
+    below, above = float(distinct[best]), float(distinct[best + 1])
+    # Scores of a sure model lie closer together than six digits tell apart.
+    shortened = (round(float(middles[best]), digits) for digits in range(6, 17))
+    return next((each for each in shortened if below <= each < above), float(middles[best]))
