@@ -70,6 +70,8 @@ def finding_scores(
 def _temperature(logits_bc: npt.NDArray[np.float32], labels_b: npt.NDArray[np.int64]) -> float | None:
     from scipy import optimize, special
 
+    if (logits_bc.argmax(axis=1) == labels_b).all():
+        return None  # The loss falls to 0 with T, and where float64 stops seeing it fall means nothing.
     wide_bc = logits_bc.astype(np.float64)
 
     def log_loss(log_temperature: float) -> float:
@@ -78,7 +80,7 @@ def _temperature(logits_bc: npt.NDArray[np.float32], labels_b: npt.NDArray[np.in
 
     bound = _LARGEST_LOG_TEMPERATURE
     found = optimize.minimize_scalar(log_loss, bounds=(-bound, bound), method="bounded")
-    if abs(float(found.x)) > 0.99 * bound:  # No least loss inside: all right, or all wrong.
+    if abs(float(found.x)) > 0.99 * bound:  # No least loss inside: as good as chance, or worse.
         return None
     return round(float(np.exp(found.x)), 3)
 
