@@ -118,7 +118,8 @@ class OnnxVariants:
             write(quantised, float_nodes=layers.names)
             found["float_layers"] = list(layers.names)
             found["search"] = [list(step) for step in layers.tried]
-            found["validation_agreement"] = round(self.validation.agreement(quantised), 6)
+            if len(self.validation.golden_bc):
+                found["validation_agreement"] = round(self.validation.agreement(quantised), 6)
             return onnx_ir.load(quantised)
 
         options: dict[str, JsonValue] = {

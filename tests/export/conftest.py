@@ -29,6 +29,7 @@ def residual_network(tmp_path: Path) -> Callable[..., Path]:
     from onnx import TensorProto, helper, numpy_helper
 
     def write(**replaced: Any) -> Path:
+        weights = _weights() | replaced
         nodes = [
             helper.make_node("Conv", ["image", "w1", "b1"], ["a"], name="conv1", pads=[1, 1, 1, 1]),
             helper.make_node("Relu", ["a"], ["b"], name="relu1"),
@@ -44,8 +45,8 @@ def residual_network(tmp_path: Path) -> Callable[..., Path]:
             nodes,
             "residual",
             [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, PX, PX])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
-            [numpy_helper.from_array(value, name) for name, value in (_weights() | replaced).items()],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(weights["bh"])])],
+            [numpy_helper.from_array(value, name) for name, value in weights.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         path = tmp_path / "residual.onnx"

@@ -36,7 +36,9 @@ def preprocessing(every_precision: Path) -> Preprocessing:
 def pixels_bhwc(every_precision: Path, preprocessing: Preprocessing) -> Any:
     run = RunDirectory(every_precision)
     data = run.read_record().identity.data
-    return np.array(evaluation_set_from_folder(evaluation_set_folder(run.evaluation_sets, data, preprocessing)).pixels_bhwc)
+    return np.array(
+        evaluation_set_from_folder(evaluation_set_folder(run.evaluation_sets, data, preprocessing)).pixels_bhwc
+    )
 
 
 def _with_pixels(plain: Path, out: Path, preprocessing: Preprocessing) -> Path:
@@ -142,7 +144,9 @@ def test_independent_labels_are_decoded_by_the_rule_of_the_metrics(tmp_path: Pat
 def test_random_logits_are_decoded_by_the_rule_of_the_metrics(tmp_path: Path, label_mode: Any) -> None:
     random = np.random.default_rng(0)
     # Whole numbers tie often, and hit one half.
-    logits_bc = np.concatenate([random.integers(-3, 3, (2000, 4)), 2 * random.normal(size=(2000, 4))]).astype(np.float32)
+    logits_bc = np.concatenate([random.integers(-3, 3, (2000, 4)), 2 * random.normal(size=(2000, 4))]).astype(
+        np.float32
+    )
     _, answers_b = _ends(tmp_path, label_mode, None, 4).run(None, {"x": logits_bc})
     expected_bc = probabilities_from_logits(logits_bc, label_mode)
     np.testing.assert_array_equal(answers_b, answers_from_probabilities(expected_bc, label_mode))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from harness.data.preprocessing import images_from_pixels
 
 _PREPROCESSING = Preprocessing(resize_px=16, crop_px=16, mean=(0, 0, 0), std=(1, 1, 1))
 _COUNT = 40
+_NONE_BHWC = np.zeros((0, 16, 16, 3), dtype=np.uint8)
 
 
 def _network(hard: str) -> Any:
@@ -115,10 +117,18 @@ def test_a_network_that_int8_does_not_harm_keeps_nothing_in_float_and_is_tried_o
 
 def test_where_no_set_of_layers_helps_the_error_has_every_share(tmp_path: Path) -> None:
     hard = _Hard(tmp_path, "nothing", "int8")
-    others = Validation(**vars(hard.validation) | {"golden_bc": np.roll(hard.validation.golden_bc, 1, axis=1)})
+    others = replace(hard.validation, golden_bc=np.roll(hard.validation.golden_bc, 1, axis=1))
     with pytest.raises(ExportError, match=r"0: 0\.0 %, 1: 0\.0 %, 2: 0\.0 %, 3: 0\.0 %") as caught:
         hard.search(others)
     assert "fp16" in caught.value.hint
+
+
+def test_without_a_validation_split_nothing_can_be_chosen(tmp_path: Path) -> None:
+    hard = _Hard(tmp_path, "nothing", "int8")
+    empty = replace(hard.validation, pixels_bhwc=_NONE_BHWC, golden_bc=hard.validation.golden_bc[:0])
+    with pytest.raises(ExportError, match="no validation split") as caught:
+        hard.search(empty)
+    assert "--int8 all" in caught.value.hint
 
 
 def test_the_sizes_grow_by_half_and_leave_a_layer_to_quantise() -> None:

@@ -208,7 +208,9 @@ def test_the_same_inputs_give_the_same_bytes_in_any_process(source: Path, ranges
 def test_both_exported_forms_are_made_from_the_same_ranges(every_precision: Path) -> None:
     folder = every_precision / "export"
     measured = verified_sidecar(folder / "int8-ranges.json", kind=Kind.CALIBRATION_RANGES, remedy="")
-    forms = [verified_sidecar(folder / f"{name}.onnx", kind=Kind.ONNX_MODEL, remedy="") for name in ("int8", "int8-u8s8")]
+    forms = [
+        verified_sidecar(folder / f"{name}.onnx", kind=Kind.ONNX_MODEL, remedy="") for name in ("int8", "int8-u8s8")
+    ]
     assert [form.parents["ranges"] for form in forms] == 2 * [measured.sha256]
     assert forms[0].details["calibration"] == forms[1].details["calibration"]
     assert forms[0].details["calibration"]["split"] == "train"

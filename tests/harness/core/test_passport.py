@@ -70,7 +70,9 @@ def test_every_difference_is_told_by_name(passport: Passport) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"mean": (0.5, 0.5, 0.5)}, {"std": (1.0, 1.0, 1.0)}, {"resize_px": 73}], ids=lambda change: next(iter(change))
+    "change",
+    [{"mean": (0.5, 0.5, 0.5)}, {"std": (1.0, 1.0, 1.0)}, {"resize_px": 73}],
+    ids=lambda change: next(iter(change)),
 )
 def test_another_preprocessing_is_a_problem(passport: Passport, change: dict[str, Any]) -> None:
     preprocessing = passport.contract.preprocessing.model_copy(update=change)

@@ -230,7 +230,10 @@ def test_a_golden_is_refused_to_whoever_has_another_checkpoint_other_images_or_a
     path = tmp_path / "golden.npz"
     checkpoint = _checkpoint_of(path)
 
-    assert read_golden(path, checkpoint_sha256=checkpoint, evaluation_set=made, contract=_CONTRACT).logits_bc.shape == (8, 3)
+    assert read_golden(path, checkpoint_sha256=checkpoint, evaluation_set=made, contract=_CONTRACT).logits_bc.shape == (
+        8,
+        3,
+    )
     with pytest.raises(ArtifactError, match="another checkpoint"):
         read_golden(path, checkpoint_sha256="0" * 64, evaluation_set=made, contract=_CONTRACT)
     other = replace(made, images_sha256="0" * 64)
