@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -63,6 +64,9 @@ def measure_ranges(
                 calibrator.collect_data(_reader(images_bchw))
                 task.advance()
             save_tensors_data(calibrator.compute_data(), ranges)
+            # Stored in the order of a set of names, another one in every process; its hash must tell the content.
+            content = json.loads(ranges.read_text(encoding="utf-8"))
+            ranges.write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
         finally:
             ranges.with_suffix(".augmented.onnx").unlink(missing_ok=True)
 
