@@ -5,7 +5,6 @@ base fp32 -> fp16 | bf16 | int8 | int8-u8s8 -> with uint8 input and probabilitie
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
 from export.onnx_export import PACKAGES, base_model, save_and_check
 from export.quantisation import QuantisedForm, measure_ranges, write_quantised
 from export.request import ExportRequest
-from export.scratch import scratch_folder
+from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.cases import case_named
 from harness.core.passport import Passport
@@ -160,7 +159,7 @@ class OnnxVariants:
                 )
                 return write_artifact(
                     path,
-                    partial(shutil.move, measured),
+                    partial(move, measured),
                     kind=Kind.CALIBRATION_RANGES,
                     parents=parents,
                     packages=("onnxruntime-gpu",),

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from export.making import Maker
-from export.scratch import scratch_folder
+from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar, write_artifact
 from harness.core.errors import ArtifactError, BackendError, ExportError
 from harness.core.passport import Passport
@@ -45,14 +46,14 @@ def ensured_openvino_model(
             converted = _converted(onnx_path, folder, passport.metadata(variant))
             weights = write_artifact(
                 xml.with_suffix(".bin"),
-                lambda temporary: _moved(converted.with_suffix(".bin"), temporary),
+                partial(move, converted.with_suffix(".bin")),
                 kind=Kind.OPENVINO_WEIGHTS,
                 parents=parents,
                 packages=_PACKAGES,
             )
             return write_artifact(
                 xml,
-                lambda temporary: _moved(converted, temporary),
+                partial(move, converted),
                 kind=Kind.OPENVINO_MODEL,
                 parents=parents,
                 packages=_PACKAGES,
@@ -101,7 +102,3 @@ def _converted(onnx_path: Path, folder: Path, metadata: dict[str, str]) -> Path:
             f"OpenVINO cannot convert {onnx_path.name}: {error}", hint="Export it again: `harness export --force`."
         ) from error
     return path
-
-
-def _moved(source: Path, temporary: Path) -> None:
-    shutil.move(source, temporary)

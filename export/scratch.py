@@ -24,6 +24,11 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         raise writing_failed(path, error) from error
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a file made in a scratch folder the name that `write_artifact` asks for."""
+    shutil.move(source, target)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed export left in a run's export folder; only for the holder of the run's lock."""
     for path in folder.glob(f"{_PREFIX}*"):
