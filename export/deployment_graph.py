@@ -4,7 +4,9 @@ Input: everything after decoding and resizing, so that a caller hands over uint8
 the normalisation wrong: Cast, / 255, - mean, / std, NHWC -> NCHW, in float32 and in this order, which is the order of
 harness/data/preprocessing.py.
 Output: the temperature where there is one, softmax or sigmoid, and the class index answered: the largest probability,
-or for independent labels the first, in index order, above one half, else the largest (harness/core/metrics.py).
+or for independent labels the first, in index order, above one half, else the largest (harness/core/metrics.py). The
+answer is taken from the logits, where it is the same and nothing is lost: the sigmoid in float32 is exactly 1/2 for
+small positive logits, and 0 for all very negative ones.
 """
 
 from __future__ import annotations
@@ -65,9 +67,9 @@ def give_probabilities(model: onnx_ir.Model, label_mode: LabelMode, temperature:
     probabilities = make(operator, [scores], attributes)
     probabilities.name, probabilities.shape = PROBABILITIES_NAME, logits.shape
     probabilities.type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
-    answer = _argmax(make, probabilities)
+    answer = _argmax(make, logits)
     if label_mode == "multilabel":
-        above = make("Greater", [probabilities, make.constant("one_half", np.float32(0.5))])
+        above = make("Greater", [logits, make.constant("zero", np.float32(0))])
         first = _argmax(make, make("Cast", [above], {"to": onnx_ir.DataType.FLOAT.value}))
         # Of no label above one half the maximum over zeros is 0: then the largest counts.
         count = make("ReduceMax", [make("Cast", [above], {"to": onnx_ir.DataType.INT64.value}), make.axis(1)])

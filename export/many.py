@@ -10,6 +10,7 @@ from export.mixed_int8 import Validation
 from export.onnx_variants import OnnxVariants
 from export.openvino_models import ensured_openvino_model
 from export.request import ExportOutcome, ExportRequest
+from export.scratch import remove_leftovers
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.lock import run_lock
@@ -44,6 +45,7 @@ def export_many(runs: list[RunDirectory], request: ExportRequest, progress: Prog
         try:
             record = run.finished_record()
             with run_lock(run.folder):  # Two exports at once would write the same files.
+                remove_leftovers(run.export_folder)
                 _export_run(run, record, flavour, request, maker, progress)
         except HarnessError as harness_error:
             error = harness_error

@@ -81,8 +81,14 @@ def layers_kept_in_float(
 ) -> FloatLayers:
     """Return the first set of layers, by falling effect, with which int8 keeps the answers to validation.
 
-    `write(path, float_nodes=..., only_node=...)` writes a quantised model. Raises ExportError where no set does.
+    `write(path, float_nodes=..., only_node=...)` writes a quantised model. Raises ExportError where no set
+    does, or there is nothing to validate on.
     """
+    if not len(validation.golden_bc):
+        raise ExportError(
+            "The data set has no validation split, on which layers could be chosen.",
+            hint="Export with `--int8 all`, or prepare the data set with a validation split.",
+        )
     smallest, trial = SMALLEST_AGREEMENT[form], folder / "trial.onnx"
 
     def agreement(names: tuple[str, ...]) -> float:

@@ -5,7 +5,6 @@ base fp32 -> fp16 | bf16 | int8 | int8-u8s8 -> with uint8 input and probabilitie
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
 from export.onnx_export import PACKAGES, base_model, save_and_check
 from export.quantisation import QuantisedForm, measure_ranges, write_quantised
 from export.request import ExportRequest
+from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.cases import case_named
 from harness.core.passport import Passport
@@ -117,7 +117,8 @@ class OnnxVariants:
             write(quantised, float_nodes=layers.names)
             found["float_layers"] = list(layers.names)
             found["search"] = [list(step) for step in layers.tried]
-            found["validation_agreement"] = round(self.validation.agreement(quantised), 6)
+            if len(self.validation.golden_bc):
+                found["validation_agreement"] = round(self.validation.agreement(quantised), 6)
             return onnx_ir.load(quantised)
 
         options: dict[str, JsonValue] = {
@@ -143,26 +144,28 @@ class OnnxVariants:
         options: dict[str, JsonValue] = {"method": calibration.method, "images_sha256": images.sha256}
 
         def make() -> Sidecar:
-            def write(temporary: Path) -> None:
-                with self.progress.task(f"{self.run.name}: calibration", total=len(images.rows)) as task:
-                    measure_ranges(
-                        self.path(Variant(precision="fp32")),
-                        temporary,
-                        self.evaluation_set.pixels_bhwc[images.rows],
-                        self.passport.contract.preprocessing,
-                        calibration.method,
-                        task,
-                    )
-
-            return write_artifact(
-                path,
-                write,
-                kind=Kind.CALIBRATION_RANGES,
-                parents=parents,
-                packages=("onnxruntime-gpu",),
-                contract=self.passport.contract,
-                details=options | {"images": len(images.rows), "seed": calibration.seed},
-            )
+            with (
+                self.progress.task(f"{self.run.name}: calibration", total=len(images.rows)) as task,
+                scratch_folder(path) as folder,
+            ):
+                measured = folder / path.name
+                measure_ranges(
+                    self.path(Variant(precision="fp32")),
+                    measured,
+                    self.evaluation_set.pixels_bhwc[images.rows],
+                    self.passport.contract.preprocessing,
+                    calibration.method,
+                    task,
+                )
+                return write_artifact(
+                    path,
+                    partial(move, measured),
+                    kind=Kind.CALIBRATION_RANGES,
+                    parents=parents,
+                    packages=("onnxruntime-gpu",),
+                    contract=self.passport.contract,
+                    details=options | {"images": len(images.rows), "seed": calibration.seed},
+                )
 
         if any(each.path == path for each in self.maker.made):
             return read_sidecar(path, kind=Kind.CALIBRATION_RANGES, remedy="")
@@ -199,13 +202,11 @@ class OnnxVariants:
         options = options | {"variant": variant.name, "passport": self.passport.model_dump(mode="json")}
 
         def make() -> Sidecar:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with (
                 self.progress.task(f"{self.run.name}: {path.name}", total=None),
-                # Beside the file, where there is room for it if anywhere.
-                tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder,
+                scratch_folder(path) as folder,
             ):
-                made = model(Path(folder))
+                made = model(folder)
                 made.metadata_props.clear()
                 made.metadata_props.update(metadata)
                 made.producer_name = "cxr-harness"

@@ -6,14 +6,16 @@ The passport goes into the model's runtime information, where OpenVINO gives it 
 
 from __future__ import annotations
 
+import errno
 import shutil
-import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from export.making import Maker
+from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar, write_artifact
 from harness.core.errors import ArtifactError, BackendError, ExportError
 from harness.core.passport import Passport
@@ -39,19 +41,19 @@ def ensured_openvino_model(
     def make() -> Sidecar:
         with (
             progress.task(f"{onnx_path.parent.parent.name}: {xml.name}", total=None),
-            tempfile.TemporaryDirectory(prefix=".ir-", dir=xml.parent) as folder,
+            scratch_folder(xml) as folder,
         ):
-            converted = _converted(onnx_path, Path(folder), passport.metadata(variant))
+            converted = _converted(onnx_path, folder, passport.metadata(variant))
             weights = write_artifact(
                 xml.with_suffix(".bin"),
-                lambda temporary: _moved(converted.with_suffix(".bin"), temporary),
+                partial(move, converted.with_suffix(".bin")),
                 kind=Kind.OPENVINO_WEIGHTS,
                 parents=parents,
                 packages=_PACKAGES,
             )
             return write_artifact(
                 xml,
-                lambda temporary: _moved(converted, temporary),
+                partial(move, converted),
                 kind=Kind.OPENVINO_MODEL,
                 parents=parents,
                 packages=_PACKAGES,
@@ -93,11 +95,10 @@ def _converted(onnx_path: Path, folder: Path, metadata: dict[str, str]) -> Path:
             model.set_rt_info(value, key.split(".", 1))
         openvino.save_model(model, str(path), compress_to_fp16=False)
     except RuntimeError as error:
+        # Of a full disk OpenVINO says "iostream error", and takes back what it had written.
+        if shutil.disk_usage(folder).free < onnx_path.stat().st_size:
+            raise OSError(errno.ENOSPC, "No space left on device") from error
         raise ExportError(
             f"OpenVINO cannot convert {onnx_path.name}: {error}", hint="Export it again: `harness export --force`."
         ) from error
     return path
-
-
-def _moved(source: Path, temporary: Path) -> None:
-    shutil.move(source, temporary)

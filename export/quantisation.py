@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from harness.core.contract import Preprocessing
 from harness.core.errors import ExportError
 from harness.core.progress import Task
 from harness.data.preprocessing import images_from_pixels
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 QuantisedForm = Literal["int8", "int8-u8s8"]
 _log = logging.getLogger(__name__)
@@ -60,6 +64,9 @@ def measure_ranges(
                 calibrator.collect_data(_reader(images_bchw))
                 task.advance()
             save_tensors_data(calibrator.compute_data(), ranges)
+            # Stored in the order of a set of names, another one in every process; its hash must tell the content.
+            content = json.loads(ranges.read_text(encoding="utf-8"))
+            ranges.write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
         finally:
             ranges.with_suffix(".augmented.onnx").unlink(missing_ok=True)
 
@@ -76,11 +83,15 @@ def write_quantised(
 ) -> None:
     """Write the int8 model from measured ranges; `float_nodes` stay in float32, or all but `only_node` do.
 
+    What feeds a float layer (Relu, Add, pooling) stays in float with it, and so does its input: rounded to int8, an
+    input of wide range would be as lost as before, and ONNX Runtime quantises the weights of any layer that it finds
+    between a DequantizeLinear and a QuantizeLinear by itself, per tensor.
     Raises ExportError where the quantiser refuses.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import CalibrationMethod as Method
 
+    apart = _with_what_feeds(source, float_nodes)
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
     try:
         with _quiet():
@@ -92,7 +103,7 @@ def write_quantised(
                 activation_type=QuantType.QInt8 if form == "int8" else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=[only_node] if only_node else None,
-                nodes_to_exclude=sorted(float_nodes),
+                nodes_to_exclude=sorted(apart),
                 calibrate_method=getattr(Method, _METHODS[method]),
                 calibration_cache_path=ranges,
                 extra_options=symmetric if form == "int8" else {},
@@ -102,6 +113,49 @@ def write_quantised(
             f"ONNX Runtime's quantiser refused {source.name}: {error}",
             hint="The versions of onnx and onnxruntime must be those of constraints.txt: `make setup`.",
         ) from error
+    if apart:
+        _let_through(out, apart)
+
+
+def _with_what_feeds(source: Path, names: Collection[str]) -> set[str]:
+    """Return `names` and those of the nodes without weights between them and the layers before."""
+    import onnx
+
+    if not names:
+        return set()
+    graph = onnx.load(source, load_external_data=False).graph
+    producers = {output: node for node in graph.node for output in node.output}
+    found, waiting = set(), [node for node in graph.node if node.name in names]
+    while waiting:
+        node = waiting.pop()
+        found.add(node.name)
+        before = [producers[name] for name in node.input if name in producers]
+        waiting += [each for each in before if each.op_type not in QUANTISED_OPERATORS and each.name not in found]
+    return found
+
+
+def _let_through(path: Path, names: Collection[str]) -> None:
+    """Connect the inputs of these nodes to what was there before it was quantised for others."""
+    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model = onnx_ir.load(path)
+    for node in model.graph:
+        for index, value in enumerate(node.inputs):
+            wide = _before_rounding(value)
+            if node.name in names and wide is not None:
+                node.replace_input_with(index, wide)
+    RemoveUnusedNodesPass()(model)
+    onnx_ir.save(model, path)
+
+
+def _before_rounding(value: onnx_ir.Value | None) -> onnx_ir.Value | None:
+    """Return the float tensor of a DequantizeLinear(QuantizeLinear(tensor)), None where there is none."""
+    dequantise = None if value is None else value.producer()
+    if dequantise is None or dequantise.op_type != "DequantizeLinear" or dequantise.inputs[0] is None:
+        return None
+    quantise = dequantise.inputs[0].producer()
+    return quantise.inputs[0] if quantise is not None and quantise.op_type == "QuantizeLinear" else None
 
 
 def quantised_nodes(source: Path) -> list[str]:

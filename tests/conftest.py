@@ -53,9 +53,9 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session_run(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> MadeRun:
     """One epoch of d2-resnet18-ce at 64 pixels, as ONNX and, where TensorRT-RTX is installed, as an engine."""
-    from export.engine_options import BatchProfile
     from export.many import export_many
     from export.request import ExportRequest
+    from export.engine_options import BatchProfile
     from harness.core.cases import case_named
     from harness.core.progress import SILENT
     from harness.core.runs import RunDirectory
@@ -82,7 +82,8 @@ def session_run(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Ma
     )
     assert result.trained
     engine = util.find_spec("tensorrt_rtx") is not None
-    request = ExportRequest(engine=engine, flavour="rtx", profile=BatchProfile(maximum=8))
+    profile = BatchProfile(minimum=1, optimum=8, maximum=8)
+    request = ExportRequest(engine=engine, flavour="rtx", profile=profile)
     (outcome,) = export_many([RunDirectory(runs_folder / CASE)], request, SILENT)
     assert outcome.error is None, outcome.error
     return MadeRun(runs_folder=runs_folder, data_folder=demo_data)

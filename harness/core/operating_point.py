@@ -70,6 +70,8 @@ def finding_scores(
 def _temperature(logits_bc: npt.NDArray[np.float32], labels_b: npt.NDArray[np.int64]) -> float | None:
     from scipy import optimize, special
 
+    if (logits_bc.argmax(axis=1) == labels_b).all():
+        return None  # The loss falls to 0 with T, and where float64 stops seeing it fall means nothing.
     wide_bc = logits_bc.astype(np.float64)
 
     def log_loss(log_temperature: float) -> float:
@@ -78,7 +80,7 @@ def _temperature(logits_bc: npt.NDArray[np.float32], labels_b: npt.NDArray[np.in
 
     bound = _LARGEST_LOG_TEMPERATURE
     found = optimize.minimize_scalar(log_loss, bounds=(-bound, bound), method="bounded")
-    if abs(float(found.x)) > 0.99 * bound:  # No least loss inside: all right, or all wrong.
+    if abs(float(found.x)) > 0.99 * bound:  # No least loss inside: as good as chance, or worse.
         return None
     return round(float(np.exp(found.x)), 3)
 
@@ -86,7 +88,7 @@ def _temperature(logits_bc: npt.NDArray[np.float32], labels_b: npt.NDArray[np.in
 def _threshold(
     scores_b: npt.NDArray[np.float64], labels_b: npt.NDArray[np.int64], class_names: tuple[str, ...]
 ) -> float | None:
-    """Return the middle between the two neighbouring scores that the best threshold separates."""
+    """Return a number between the two neighbouring scores that the best threshold separates, None where none helps."""
     finding_b = labels_b != class_names.index(_NORMAL)
     if finding_b.all() or not finding_b.any():
         return None
@@ -96,4 +98,10 @@ def _threshold(
     middles = (distinct[1:] + distinct[:-1]) / 2
     above_mb = scores_b[None, :] > middles[:, None]
     youden_m = above_mb[:, finding_b].mean(axis=1) - above_mb[:, ~finding_b].mean(axis=1)
-    return round(float(middles[youden_m.argmax()]), 6)
+    best = int(youden_m.argmax())
+    if youden_m[best] <= 0:
+        return None
+    below, above = float(distinct[best]), float(distinct[best + 1])
+    # Scores of a sure model lie closer together than six digits tell apart.
+    shortened = (round(float(middles[best]), digits) for digits in range(6, 17))
+    return next((each for each in shortened if below <= each < above), float(middles[best]))

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
 
-from export.many import ExportOutcome, ExportRequest, export_many
-from export.onnx_export import onnx_from_checkpoint
+from export.many import export_many
+from export.onnx_export import base_model
+from export.request import ExportOutcome, ExportRequest
+from export.tensorrt_builder import BatchProfile
 from harness.core.artifacts import Kind, verified_sidecar
 from harness.core.cases import case_named
 from harness.core.contract import Contract
@@ -24,8 +28,8 @@ from harness.core.models import model_from_checkpoint
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
 
-_REQUEST = ExportRequest(engine=False, flavour="rtx", max_batch_size=8, force=False)
-_FORCED = ExportRequest(engine=False, flavour="rtx", max_batch_size=8, force=True)
+_REQUEST = ExportRequest()
+_FORCED = ExportRequest(force=True)
 
 
 def _export(folder: Path, request: ExportRequest = _REQUEST) -> ExportOutcome:
@@ -77,24 +81,14 @@ def test_no_path_of_this_machine_is_in_the_file(onnx_path: Path) -> None:
         assert secret not in content, secret
 
 
-def _exported_again(session_run: Any, folder: Path) -> bytes:
-    run = RunDirectory(session_run.folder)
-    out = folder / "again.onnx"
-    checkpoint = verified_sidecar(run.checkpoint, kind=Kind.CHECKPOINT, remedy="")
-    onnx_from_checkpoint(
-        run.checkpoint,
-        out,
-        contract=run.read_record().contract,
-        parents={"checkpoint": checkpoint.sha256},
-        parameter_count=1,
-    )
-    return out.read_bytes()
-
-
-def test_the_same_checkpoint_gives_the_same_bytes_and_prints_nothing(
-    session_run: Any, onnx_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_the_same_checkpoint_gives_the_same_graph_and_weights_and_prints_nothing(
+    session_run: Any, onnx_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert _exported_again(session_run, tmp_path) == onnx_path.read_bytes()
+    run = RunDirectory(session_run.folder)
+    again = onnx_ir.to_proto(base_model(run.checkpoint, run.read_record().contract)).graph
+    assert again.SerializeToString(deterministic=True) == onnx.load(onnx_path).graph.SerializeToString(
+        deterministic=True
+    )
     assert capfd.readouterr().out == ""
 
 
@@ -268,7 +262,7 @@ def test_a_missing_evaluation_set_is_not_made_from_another_data_set(copied_run: 
 
 def test_an_engine_is_made_from_the_onnx_file_and_left_alone_when_up_to_date(folder: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra `rtx`")
-    request = ExportRequest(engine=True, flavour="rtx", max_batch_size=8, force=False)
+    request = ExportRequest(engine=True, flavour="rtx", profile=BatchProfile(minimum=1, optimum=8, maximum=8))
     engine = folder / "export" / "fp32.rtx.engine"
     sidecar = verified_sidecar(engine, kind=Kind.ENGINE, remedy="")
     onnx_model = verified_sidecar(folder / "export" / "fp32.onnx", kind=Kind.ONNX_MODEL, remedy="")
@@ -278,7 +272,7 @@ def test_an_engine_is_made_from_the_onnx_file_and_left_alone_when_up_to_date(fol
     before = engine.stat().st_mtime_ns
     assert [made.duration_s for made in _export(folder, request).artifacts] == [None, None]
     assert engine.stat().st_mtime_ns == before
-    larger = ExportRequest(engine=True, flavour="rtx", max_batch_size=16, force=False)
+    larger = replace(request, profile=BatchProfile(minimum=1, optimum=8, maximum=16))
     made = _export(folder, larger).artifacts
     assert made[0].duration_s is None
     assert made[1].duration_s is not None

@@ -19,7 +19,8 @@ from torch import nn
 
 from bench.many import BenchRequest, bench_many
 from bench.report import write_report
-from export.many import ExportRequest, export_many
+from export.many import export_many
+from export.request import ExportRequest
 from harness.cli import cli
 from harness.core.artifacts import Kind, verified_sidecar
 from harness.core.cases import case_named
@@ -129,7 +130,7 @@ def test_the_evaluation_is_honest_about_weights_of_unknown_origin(imported: Impo
 
 def test_export_bench_and_report_work_on_an_imported_run(copied: ImportRequest) -> None:
     run = RunDirectory(copied.runs_folder / "d2-resnet18-ce")
-    request = ExportRequest(engine=False, flavour="auto", max_batch_size=8, force=False)
+    request = ExportRequest()
 
     (exported,) = export_many([run], request, SILENT)
     benched = bench_many(

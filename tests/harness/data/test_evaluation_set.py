@@ -27,7 +27,7 @@ from harness.data.evaluation_set import (
     evaluation_set_folder,
     evaluation_set_from_folder,
 )
-from harness.data.golden import ensured_golden, golden_logits
+from harness.data.golden import ensured_golden, read_golden
 from harness.data.grouping import default_group
 from harness.data.manifest import Manifest
 from harness.data.prepare import PrepareRequest, prepare
@@ -193,7 +193,7 @@ def golden_of(made: EvaluationSet, tmp_path: Path) -> Callable[[Contract], np.nd
             evaluation_set=made,
             contract=contract,
             progress=SILENT,
-        )
+        ).logits_bc
 
     return golden
 
@@ -230,15 +230,18 @@ def test_a_golden_is_refused_to_whoever_has_another_checkpoint_other_images_or_a
     path = tmp_path / "golden.npz"
     checkpoint = _checkpoint_of(path)
 
-    assert golden_logits(path, checkpoint_sha256=checkpoint, evaluation_set=made, contract=_CONTRACT).shape == (8, 3)
+    assert read_golden(path, checkpoint_sha256=checkpoint, evaluation_set=made, contract=_CONTRACT).logits_bc.shape == (
+        8,
+        3,
+    )
     with pytest.raises(ArtifactError, match="another checkpoint"):
-        golden_logits(path, checkpoint_sha256="0" * 64, evaluation_set=made, contract=_CONTRACT)
+        read_golden(path, checkpoint_sha256="0" * 64, evaluation_set=made, contract=_CONTRACT)
     other = replace(made, images_sha256="0" * 64)
     with pytest.raises(ArtifactError, match="another images"):
-        golden_logits(path, checkpoint_sha256=checkpoint, evaluation_set=other, contract=_CONTRACT)
+        read_golden(path, checkpoint_sha256=checkpoint, evaluation_set=other, contract=_CONTRACT)
     contract = _CONTRACT.model_copy(update={"label_mode": "multilabel"})
     with pytest.raises(ArtifactError, match="another contract"):
-        golden_logits(path, checkpoint_sha256=checkpoint, evaluation_set=made, contract=contract)
+        read_golden(path, checkpoint_sha256=checkpoint, evaluation_set=made, contract=contract)
 
 
 def _checkpoint_of(path: Path) -> str:
@@ -267,7 +270,7 @@ def test_a_file_that_is_no_golden_is_refused_whatever_its_sidecar_says(
     for write in (lambda temporary: temporary.write_bytes(b"text") and None, write_other_arrays):
         write_artifact(path, write, kind=Kind.GOLDEN, parents=parents, contract=_CONTRACT)
         with pytest.raises(ArtifactError, match="not a golden"):
-            golden_logits(path, checkpoint_sha256=parents["checkpoint"], evaluation_set=made, contract=_CONTRACT)
+            read_golden(path, checkpoint_sha256=parents["checkpoint"], evaluation_set=made, contract=_CONTRACT)
 
 
 def test_a_damaged_checkpoint_has_no_golden(golden_of: GoldenOf, tmp_path: Path) -> None:
