@@ -17,6 +17,10 @@ from harness.core.tensorrt_flavour import Flavour, imported_flavour
 from harness.core.variants import Variant
 
 
+def engine_path(onnx_path: Path, variant: Variant, flavour: Flavour) -> Path:
+    return onnx_path.with_name(f"{variant.name}.{flavour}.engine")
+
+
 def ensured_engine(
     onnx_path: Path,
     onnx_model: Sidecar,
@@ -28,7 +32,7 @@ def ensured_engine(
     progress: Progress,
 ) -> Sidecar:
     """Return the sidecar of a variant's engine, building it where needed."""
-    path = onnx_path.with_name(f"{variant.name}.{flavour}.engine")
+    path = engine_path(onnx_path, variant, flavour)
     profile, engine_options = request.profile, request.engine_options
     parents = {"onnx": onnx_model.sha256, "checkpoint": passport.checkpoint_sha256}
     options: dict[str, JsonValue] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.engines import ensured_engine
+from export.engines import engine_path, ensured_engine
 from export.making import Maker
 from export.mixed_int8 import Validation
 from export.onnx_variants import OnnxVariants
-from export.openvino_models import ensured_openvino_model
+from export.openvino_models import ensured_openvino_model, openvino_path
 from export.request import ExportOutcome, ExportRequest
 from export.scratch import remove_leftovers
+from export.triton_repository import TritonModels
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.lock import run_lock
@@ -80,13 +81,20 @@ def _export_run(
         maker=maker,
         progress=progress,
     )
+    served = TritonModels(run, passport, maker, progress) if request.triton else None
     for variant in request.variants():
         onnx_model = variants.ensured(variant)
         path = variants.path(variant)
+        if served is not None:
+            served.ensure_onnx(path, onnx_model, variant)
         if flavour is not None and variant.precision in TENSORRT_PRECISIONS:
-            ensured_engine(path, onnx_model, variant, passport, flavour, request, maker, progress)
+            engine = ensured_engine(path, onnx_model, variant, passport, flavour, request, maker, progress)
+            if served is not None:
+                served.ensure_engine(engine_path(path, variant, flavour), engine, variant, flavour)
         if request.openvino:
-            ensured_openvino_model(path, onnx_model, variant, passport, maker, progress)
+            openvino_model = ensured_openvino_model(path, onnx_model, variant, passport, maker, progress)
+            if served is not None:
+                served.ensure_openvino(openvino_path(path, variant), openvino_model, variant)
 
 
 def _own_checkpoint(run: RunDirectory, record: RunRecord) -> Sidecar:

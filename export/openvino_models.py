@@ -26,11 +26,15 @@ _REMEDY = "Install the extra: `pip install -e '.[openvino]' -c constraints.txt`.
 _PACKAGES = ("openvino",)
 
 
+def openvino_path(onnx_path: Path, variant: Variant) -> Path:
+    return onnx_path.with_name(f"{variant.name}.ir.xml")
+
+
 def ensured_openvino_model(
     onnx_path: Path, onnx_model: Sidecar, variant: Variant, passport: Passport, maker: Maker, progress: Progress
 ) -> Sidecar:
     """Return the sidecar of a variant's IR, converting it where needed; raise BackendError without OpenVINO."""
-    xml = onnx_path.with_name(f"{variant.name}.ir.xml")
+    xml = openvino_path(onnx_path, variant)
     parents = {"onnx": onnx_model.sha256, "checkpoint": passport.checkpoint_sha256}
     options: dict[str, JsonValue] = {
         "variant": variant.name,

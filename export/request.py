@@ -85,12 +85,19 @@ def profile_from_text(text: str) -> BatchProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeArtifact:
-    """One artifact of one run: `duration_s` is None where it was up to date."""
+    """One artifact of one run: `duration_s` is None where it was up to date, or `left_out` for the reason noted."""
 
     path: Path
     size_bytes: int
     duration_s: float | None
     note: str = ""
+    left_out: bool = False
+
+    @property
+    def status(self) -> str:
+        if self.left_out:
+            return "left out"
+        return "up to date" if self.duration_s is None else "made"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +114,8 @@ class ExportOutcome:
             [
                 self.run_name,
                 artifact.path.name,
-                "up to date" if artifact.duration_s is None else "made",
-                f"{artifact.size_bytes / 1e6:.1f} MB",
+                artifact.status,
+                "" if artifact.left_out else f"{artifact.size_bytes / 1e6:.1f} MB",
                 "" if artifact.duration_s is None else f"{artifact.duration_s:.1f}",
                 artifact.note,
             ]
@@ -128,6 +135,7 @@ class ExportOutcome:
                     "size_bytes": made.size_bytes,
                     "duration_s": made.duration_s,
                     "note": made.note,
+                    "left_out": made.left_out,
                 }
                 for made in self.artifacts
             ],

@@ -53,9 +53,9 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session_run(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> MadeRun:
     """One epoch of d2-resnet18-ce at 64 pixels, as ONNX and, where TensorRT-RTX is installed, as an engine."""
+    from export.engine_options import BatchProfile
     from export.many import export_many
     from export.request import ExportRequest
-    from export.engine_options import BatchProfile
     from harness.core.cases import case_named
     from harness.core.progress import SILENT
     from harness.core.runs import RunDirectory

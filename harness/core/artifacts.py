@@ -35,6 +35,7 @@ class Kind(StrEnum):
     ENGINE = "engine"
     OPENVINO_MODEL = "OpenVINO model"
     OPENVINO_WEIGHTS = "OpenVINO weights"
+    TRITON_MODEL = "Triton model"
 
 
 class Sidecar(BaseModel):

@@ -73,7 +73,7 @@ class RunRecord(BaseModel):
     machine: dict[str, JsonValue]
 
 
-_RESERVED_NAMES = frozenset({"evaluation-sets", "film-caches", "report"})
+_RESERVED_NAMES = frozenset({"evaluation-sets", "film-caches", "report", "triton"})
 
 
 class RunDirectory:
@@ -100,6 +100,16 @@ class RunDirectory:
     def film_caches(self) -> Path:
         """Where the decoded films shared by all runs of this directory lie."""
         return self.folder.parent / "film-caches"
+
+    @property
+    def triton_repository(self) -> Path:
+        """Where the models that a Triton server loads lie, of all runs of this directory."""
+        return self.folder.parent / "triton"
+
+    @property
+    def triton_staging(self) -> Path:
+        """Where they lie until they are whole: beside the repository, in which every folder is taken for a model."""
+        return self.folder.parent / ".triton-staging"
 
     def read_record(self) -> RunRecord:
         """Read run.json; raise RunError where it is missing or malformed."""

@@ -81,7 +81,8 @@ def every_precision(session_run: Any, tmp_path_factory: pytest.TempPathFactory) 
 def rtx_engine() -> Callable[..., Any]:
     """Return a function that builds an engine with TensorRT-RTX, or skip."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra `rtx`")
-    from export.tensorrt_builder import BatchProfile, EngineOptions, engine_from_onnx
+    from export.engine_options import BatchProfile, EngineOptions
+    from export.tensorrt_builder import engine_from_onnx
     from harness.core.progress import SILENT
 
     def build(path: Path, px: int = PX) -> Any:

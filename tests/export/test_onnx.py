@@ -16,10 +16,10 @@ import onnxruntime
 import pytest
 import torch
 
+from export.engine_options import BatchProfile
 from export.many import export_many
 from export.onnx_export import base_model
 from export.request import ExportOutcome, ExportRequest
-from export.tensorrt_builder import BatchProfile
 from harness.core.artifacts import Kind, verified_sidecar
 from harness.core.cases import case_named
 from harness.core.contract import Contract
