@@ -21,7 +21,7 @@ from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
 from export.onnx_export import PACKAGES, base_model, save_and_check
 from export.quantisation import QuantisedForm, measure_ranges, write_quantised
 from export.request import ExportRequest
-from export.scratch import move, scratch_folder
+from export.scratch import move, scratch_folder, source_for_quantiser
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.cases import case_named
 from harness.core.passport import Passport
@@ -99,7 +99,6 @@ class OnnxVariants:
     def _quantised(self, variant: Variant) -> Sidecar:
         form: QuantisedForm = "int8" if variant.precision == "int8" else "int8-u8s8"
         base = self._parent(Variant(precision="fp32"))
-        source = self.path(Variant(precision="fp32"))
         calibration = self.request.calibration
         images = calibration_images(self.evaluation_set, calibration)
         ranges = self._ranges(base, images)
@@ -109,6 +108,7 @@ class OnnxVariants:
         def model(folder: Path) -> onnx_ir.Model:
             import onnx_ir
 
+            source = source_for_quantiser(self.path(Variant(precision="fp32")), folder)
             write = partial(write_quantised, source, form=form, ranges=ranges_path, method=calibration.method)
             layers = FloatLayers(names=(), tried=())
             if self.request.int8 == "auto":
@@ -150,7 +150,7 @@ class OnnxVariants:
             ):
                 measured = folder / path.name
                 measure_ranges(
-                    self.path(Variant(precision="fp32")),
+                    source_for_quantiser(self.path(Variant(precision="fp32")), folder),
                     measured,
                     self.evaluation_set.pixels_bhwc[images.rows],
                     self.passport.contract.preprocessing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,19 @@ def scratch_folder(path: Path) -> Iterator[Path]:
             yield Path(folder)
     except OSError as error:
         raise writing_failed(path, error) from error
+
+
+def source_for_quantiser(source: Path, folder: Path) -> Path:
+    """Return a link to an ONNX file in a scratch folder; raise OSError where the disk has no room for two copies.
+
+    The quantiser writes copies beside the file that it is given, and does not notice when the disk is full: what it
+    reads back is then half a file.
+    """
+    if shutil.disk_usage(folder).free < 2 * source.stat().st_size:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    link = folder / source.name
+    link.symlink_to(source.resolve())
+    return link
 
 
 def move(source: Path, target: Path) -> None:
