@@ -111,9 +111,9 @@ _QUICK = _PUBLISHED.model_copy(
 _STRONG = _PUBLISHED.model_copy(
     update={
         "name": "strong",
-        "resize_px": 160,
-        "crop_px": 160,
-        "epochs": 60,
+        "resize_px": 128,
+        "crop_px": 128,
+        "epochs": 110,
         "batch_size": 16,
         "optimiser": "adamw",
         "learning_rate": 1e-3,
@@ -125,7 +125,6 @@ _STRONG = _PUBLISHED.model_copy(
         "mixup": 0.3,
         "augmentation": "films",
         "cache_side_px": 256,
-        "keep": "best",
     }
 )
 # An epoch of a VGG-16 with 193 M parameters takes ten times as long as one of ResNet-18, and from random numbers it

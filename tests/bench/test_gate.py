@@ -399,7 +399,7 @@ def test_a_missing_temperature_is_a_numeric_failure() -> None:
     ("damage", "word"),
     [
         (lambda p: p * 1.01, "add up"),
-        (lambda p: p - 0.01, "reach from"),
+        (lambda p: p - 0.1, "reach from"),
         (lambda p: p * np.nan, "NaN"),
     ],
 )
