@@ -188,14 +188,14 @@ print(hashlib.sha256((folder / "r.json").read_bytes()).hexdigest())
 
 
 def test_the_same_inputs_give_the_same_bytes_in_any_process(source: Path, ranges: Path, tmp_path: Path) -> None:
-    started = []
-    for seed in ("0", "1"):
+    hashes = []
+    for seed in ("0", "1"):  # One after the other: the quantiser writes a file of its own beside the source.
         folder = tmp_path / f"process-{seed}"
         folder.mkdir()
         command = [sys.executable, "-c", _PROGRAM, str(source), str(folder)]
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
-        started.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    hashes = [process.communicate(timeout=300)[0].split() for process in started]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+        hashes.append(done.stdout.split())
     here = []
     for form in ("int8", "int8-u8s8"):
         for float_nodes in (["conv1", "conv2"], []):
