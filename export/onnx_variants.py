@@ -5,6 +5,8 @@ base fp32 -> fp16 | bf16 | int8 | int8-u8s8 -> with uint8 input and probabilitie
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +35,9 @@ from harness.data.evaluation_set import EvaluationSet
 if TYPE_CHECKING:
     import onnx_ir
 
-_QUANTISER_PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu")
+# One of the two is installed, by platform (pyproject.toml).
+_ONNX_RUNTIME = "onnxruntime-gpu" if sys.platform == "linux" and platform.machine() == "x86_64" else "onnxruntime"
+_QUANTISER_PACKAGES = ("onnx", "onnx-ir", "onnxscript", _ONNX_RUNTIME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +166,7 @@ class OnnxVariants:
                     partial(move, measured),
                     kind=Kind.CALIBRATION_RANGES,
                     parents=parents,
-                    packages=("onnxruntime-gpu",),
+                    packages=(_ONNX_RUNTIME,),
                     contract=self.passport.contract,
                     details=options | {"images": len(images.rows), "seed": calibration.seed},
                 )
