@@ -3,8 +3,8 @@
 Checked in this order; the first that fires decides. docs/measuring.md gives the reasons and error rates.
 
 1. FAIL, contract     preprocessing, class names, parents or hashes do not match
-2. FAIL, numeric      NaN or infinity; the precision's own rule; rows of a batch that influence each other;
-                      the runtime did something else than asked
+2. FAIL, numeric      NaN or infinity; the precision's own rule; an answer that depends on the row or the size of
+                      the batch; the runtime did something else than asked
 3. NO VERDICT         the reference is no better than always answering the commonest class
 4. FAIL, accuracy     the loss is shown to exceed the margin, or macro-F1's loss twice the margin, or a class
                       with 30 images or more lost more than 5 points of recall
@@ -16,25 +16,16 @@ Shapes: b images, c classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
-from bench.statistics import (
-    images_for_margin,
-    largest_share,
-    macro_f1_loss_interval,
-    tango_interval,
-    tango_p,
-)
-from harness.core.cases import LabelMode
+from bench.evidence import Evidence
+from bench.parity import Parity, parity_from_evidence, reference_p
+from bench.statistics import images_for_margin
 from harness.core.metrics import UNLABELLED, answers_from_probabilities, probabilities_from_logits
-from harness.core.operating_point import scaled_probabilities
 from harness.core.variants import SMALLEST_AGREEMENT
 
 _SIGNIFICANCE = 0.05
@@ -42,9 +33,6 @@ _TIE = 1e-3
 _LARGEST_FP32_DP = 1e-3
 _RECALL_DROP = 0.05
 _SMALLEST_CLASS = 30
-
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class Word(StrEnum):
@@ -66,84 +54,26 @@ class Verdict(BaseModel):
     reason: str
 
 
-class Parity(BaseModel):
-    """Candidate against golden on the test split; fractions 0..1. Figures that need labels are None without."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: int
-    labelled: int
-    changed_answers: int
-    agreement: float
-    changed_share_bound: float
-    max_abs_dp: float
-    mean_abs_dp: float
-    row_max_abs_dp: float | None
-    reference_accuracy: float | None = None
-    accuracy: float | None = None
-    # Of the labelled images: both right, only the reference, only the candidate, neither.
-    table: tuple[int, int, int, int] | None = None
-    loss_interval_90: tuple[float, float] | None = None
-    non_inferiority_p: float | None = None
-    macro_f1_loss_interval_90: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the gate looks at. `rolled_bc` are answers to the first images with the rows of each batch rotated.
-
-    Where a candidate gives probabilities, they are compared with the golden's at the same temperature, and
-    `candidate_answers_b` are the answers it gives beside them. `reference_labels_b` and `reference_logits_bc` judge
-    the reference: the test split, or, where that has no labels, validation.
-    """
-
-    class_names: tuple[str, ...]
-    label_mode: LabelMode
-    precision: str
-    margin: float
-    contract_problems: tuple[str, ...]
-    departures: tuple[str, ...]
-    pair_problems: tuple[str, ...] = ()
-    labels_b: Integers
-    golden_bc: npt.NDArray[np.float32]
-    candidate_bc: npt.NDArray[np.float32]
-    rolled_bc: npt.NDArray[np.float32] | None
-    outputs: Literal["logits", "probabilities"] = "logits"
-    temperature: float | None = None
-    candidate_answers_b: Integers | None = None
-    reference_labels_b: Integers
-    reference_logits_bc: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answers:
-    """Probabilities and answers of both, derived once."""
-
-    golden_bc: Floats
-    candidate_bc: Floats
-    golden_b: Integers
-    candidate_b: Integers
-
-
 def judged(evidence: Evidence) -> tuple[Verdict, Parity | None]:
     """Return the verdict and the figures behind it; no figures where the answers are not numbers."""
     if evidence.contract_problems:
         return _fail("contract", "; ".join(evidence.contract_problems)), None
-    bad = int((~np.isfinite(evidence.candidate_bc).all(axis=1)).sum())
+    given = [evidence.candidate_bc] + [each for each in (evidence.other_candidate_bc,) if each is not None]
+    bad = sum(int((~np.isfinite(each_bc).all(axis=1)).sum()) for each_bc in given)
     if bad:
-        return _fail("numeric", f"NaN or infinity in the answers to {bad} of {len(evidence.candidate_bc)} images"), None
+        count = sum(len(each_bc) for each_bc in given)
+        return _fail("numeric", f"NaN or infinity in the answers to {bad} of {count} images"), None
     if not (np.isfinite(evidence.golden_bc).all() and np.isfinite(evidence.reference_logits_bc).all()):
         reason = "the checkpoint's own answers hold NaN or infinity"
         return Verdict(word=Word.NO_VERDICT, step="reference", reason=reason), None
-    answers = _answers(evidence)
-    parity = _parity(evidence, answers)
-    numeric = _numeric_problem(evidence, answers, parity)
+    parity = parity_from_evidence(evidence)
+    numeric = _numeric_problem(evidence, parity)
     if numeric:
         return _fail("numeric", numeric), parity
     reference = _reference_problem(evidence)
     if reference:
         return Verdict(word=Word.NO_VERDICT, step="reference", reason=reference), parity
-    accuracy = _accuracy_problem(evidence, answers, parity)
+    accuracy = _accuracy_problem(evidence, parity)
     if accuracy:
         return _fail("accuracy", accuracy), parity
     return _evidence_verdict(evidence, parity), parity
@@ -153,74 +83,18 @@ def _fail(step: Literal["contract", "numeric", "accuracy"], reason: str) -> Verd
     return Verdict(word=Word.FAIL, step=step, reason=reason)
 
 
-def _answers(evidence: Evidence) -> _Answers:
-    golden_bc = scaled_probabilities(evidence.golden_bc, evidence.label_mode, evidence.temperature)
-    candidate_bc = _candidate_probabilities(evidence, evidence.candidate_bc)
-    return _Answers(
-        golden_bc=golden_bc,
-        candidate_bc=candidate_bc,
-        golden_b=answers_from_probabilities(golden_bc, evidence.label_mode),
-        candidate_b=answers_from_probabilities(candidate_bc, evidence.label_mode),
-    )
-
-
-def _candidate_probabilities(evidence: Evidence, outputs_bc: npt.NDArray[np.float32]) -> Floats:
-    if evidence.outputs == "probabilities":
-        return outputs_bc.astype(np.float64)
-    return scaled_probabilities(outputs_bc, evidence.label_mode, evidence.temperature)
-
-
-def _parity(evidence: Evidence, answers: _Answers) -> Parity:
-    difference_bc = np.abs(answers.golden_bc - answers.candidate_bc)
-    count = len(difference_bc)
-    changed = int((answers.golden_b != answers.candidate_b).sum())
-    row_max = None
-    if evidence.rolled_bc is not None:
-        rolled_bc = _candidate_probabilities(evidence, evidence.rolled_bc)
-        # NaN must not hide here: a comparison with NaN is false, infinity is above any limit.
-        row_difference_bc = np.abs(rolled_bc - answers.candidate_bc[: len(rolled_bc)])
-        row_max = float(np.nan_to_num(row_difference_bc, nan=1e9).max())
-    figures = Parity(
-        images=count,
-        labelled=int((evidence.labels_b != UNLABELLED).sum()),
-        changed_answers=changed,
-        agreement=1 - changed / count,
-        changed_share_bound=largest_share(changed, count),
-        max_abs_dp=float(difference_bc.max()),
-        mean_abs_dp=float(difference_bc.mean()),
-        row_max_abs_dp=row_max,
-    )
-    return figures if not figures.labelled else figures.model_copy(update=_labelled_figures(evidence, answers))
-
-
-def _labelled_figures(evidence: Evidence, answers: _Answers) -> dict[str, object]:
-    known_b = evidence.labels_b != UNLABELLED
-    labels_b = evidence.labels_b[known_b]
-    golden_b, candidate_b = answers.golden_b[known_b], answers.candidate_b[known_b]
-    right_b, candidate_right_b = golden_b == labels_b, candidate_b == labels_b
-    both, neither = int((right_b & candidate_right_b).sum()), int((~right_b & ~candidate_right_b).sum())
-    lost, gained = int((right_b & ~candidate_right_b).sum()), int((~right_b & candidate_right_b).sum())
-    return {
-        "reference_accuracy": float(right_b.mean()),
-        "accuracy": float(candidate_right_b.mean()),
-        "table": (both, lost, gained, neither),
-        "loss_interval_90": tango_interval(lost, gained, len(labels_b)),
-        "non_inferiority_p": tango_p(lost, gained, len(labels_b), evidence.margin),
-        "macro_f1_loss_interval_90": macro_f1_loss_interval(labels_b, golden_b, candidate_b, len(evidence.class_names)),
-    }
-
-
-def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> str | None:
+def _numeric_problem(evidence: Evidence, parity: Parity) -> str | None:
     if evidence.departures:
         return f"not what was asked for: {'; '.join(evidence.departures)}"
     if evidence.pair_problems:
         return "; ".join(evidence.pair_problems)
     if evidence.outputs == "probabilities":
-        problem = _output_problem(evidence, answers)
+        problem = _output_problem(evidence)
         if problem:
             return problem
-    if parity.row_max_abs_dp is not None and parity.row_max_abs_dp > _row_limit(evidence.precision):
-        return f"an image's probabilities move by {parity.row_max_abs_dp:.2g} with its row in the batch"
+    for where, largest in parity.repeats_max_abs_dp.items():
+        if largest > _repeat_limit(evidence.precision):
+            return f"an image's probabilities move by {largest:.2g} in {where}"
     if evidence.precision != "fp32":
         smallest = SMALLEST_AGREEMENT[evidence.precision]
         if parity.agreement < smallest:
@@ -231,6 +105,7 @@ def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> s
         return None
     if parity.max_abs_dp > _LARGEST_FP32_DP:
         return f"a probability differs by {parity.max_abs_dp:.3g}, fp32 allows {_LARGEST_FP32_DP:g}"
+    answers = evidence.answers
     sorted_bc = np.sort(answers.golden_bc, axis=1)
     tied_b = sorted_bc[:, -1] - sorted_bc[:, -2] < _TIE
     # Multi-label answers also turn where a probability crosses one half.
@@ -240,8 +115,9 @@ def _numeric_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> s
     return f"{changed} answers changed outside ties, fp32 allows none" if changed else None
 
 
-def _output_problem(evidence: Evidence, answers: _Answers) -> str | None:
+def _output_problem(evidence: Evidence) -> str | None:
     """Return what is wrong with outputs that claim to be probabilities and answers."""
+    answers = evidence.answers
     candidate_bc = answers.candidate_bc
     if candidate_bc.min() < 0 or candidate_bc.max() > 1:
         return f"its probabilities reach from {candidate_bc.min():.3g} to {candidate_bc.max():.3g}"
@@ -255,8 +131,8 @@ def _output_problem(evidence: Evidence, answers: _Answers) -> str | None:
     return f"its answers to {other} images are not those of its own probabilities" if other else None
 
 
-def _row_limit(precision: str) -> float:
-    # Kernels may add in another order for another row; lower precisions round more coarsely.
+def _repeat_limit(precision: str) -> float:
+    # Kernels may add in another order for another row or size; lower precisions round more coarsely.
     return _LARGEST_FP32_DP if precision == "fp32" else 0.02
 
 
@@ -264,12 +140,11 @@ def _reference_problem(evidence: Evidence) -> str | None:
     known_b = evidence.reference_labels_b != UNLABELLED
     labels_b = evidence.reference_labels_b[known_b]
     if not len(labels_b):
-        return "neither the test nor the validation split has labels to judge the reference by"
+        return "neither the judged splits nor validation have labels to judge the reference by"
     probabilities_bc = probabilities_from_logits(evidence.reference_logits_bc[known_b], evidence.label_mode)
     right = int((answers_from_probabilities(probabilities_bc, evidence.label_mode) == labels_b).sum())
     commonest = int(np.bincount(labels_b).max())
-    share = commonest / len(labels_b)
-    p = stats.binomtest(right, len(labels_b), share, alternative="greater").pvalue if share < 1 else 1.0
+    p = reference_p(right, len(labels_b), commonest)
     if p < _SIGNIFICANCE:
         return None
     return (
@@ -278,7 +153,7 @@ def _reference_problem(evidence: Evidence) -> str | None:
     )
 
 
-def _accuracy_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> str | None:
+def _accuracy_problem(evidence: Evidence, parity: Parity) -> str | None:
     if parity.loss_interval_90 is None or parity.macro_f1_loss_interval_90 is None:
         return None
     points = 100 * evidence.margin
@@ -287,17 +162,10 @@ def _accuracy_problem(evidence: Evidence, answers: _Answers, parity: Parity) -> 
     if parity.macro_f1_loss_interval_90[0] > 2 * evidence.margin:
         loss = 100 * parity.macro_f1_loss_interval_90[0]
         return f"macro-F1 is at least {loss:.2f} points lower, twice the margin is {2 * points:g}"
-    for index, name in enumerate(evidence.class_names):
-        of_class_b = evidence.labels_b == index
-        count = int(of_class_b.sum())
-        if count < _SMALLEST_CLASS:
-            continue
-        right_b, candidate_right_b = answers.golden_b == index, answers.candidate_b == index
-        lost = int((of_class_b & right_b & ~candidate_right_b).sum())
-        gained = int((of_class_b & ~right_b & candidate_right_b).sum())
-        low = tango_interval(lost, gained, count)[0]
-        if low > _RECALL_DROP:
-            return f"recall of {name} is at least {100 * low:.1f} points lower, 5 are allowed"
+    for each in parity.classes:
+        low = each.recall_loss_interval_90[0]
+        if each.images >= _SMALLEST_CLASS and low > _RECALL_DROP:
+            return f"recall of {each.name} is at least {100 * low:.1f} points lower, 5 are allowed"
     return None
 
 

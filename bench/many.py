@@ -11,12 +11,13 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.backends.interface import LoadRequest
-from bench.gate import Evidence, Parity, Verdict, Word, judged
+from bench.gate import Word
+from bench.judging import answered_rows, judged_splits, verdict_from_answers
 from bench.messages import Answer, Answered, Load, Loaded
-from bench.pair import pair_problems
-from bench.results import Trial, TrialResult
+from bench.results import Splits, Trial, TrialResult, answers_from_file, answers_path
 from bench.tables import BENCH_COLUMNS, bench_rows
 from bench.timing import FULL, QUICK, Plan, timed_together
 from bench.trials import (
@@ -31,14 +32,15 @@ from bench.trials import (
 )
 from bench.worker_process import WorkerProcess
 from harness.core.errors import BackendError, HarnessError, UsageError
-from harness.core.files import write_text_atomically
+from harness.core.files import sha256_from_file, write_text_atomically
 from harness.core.interrupts import interrupts_held
 from harness.core.machine import core_count, machine_description
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
-from harness.core.variants import variant_from_name
 
 _DEFAULT_BATCH_SIZES = (1, 8)
+# Answers must not depend on the size of the batch; 5 is what is left over at the end of a data set.
+_OTHER_BATCHES = (1, 5, 8, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class BenchRequest:
     threads: int
     margin: float
     margin_set: str
+    splits: Splits
     plan: Plan
     force: bool
 
@@ -61,6 +64,7 @@ class BenchRequest:
         batch_sizes: tuple[int, ...],
         threads: int,
         margin: float,
+        splits: Splits = "test",
         quick: bool,
         force: bool,
     ) -> BenchRequest:
@@ -72,6 +76,7 @@ class BenchRequest:
             threads=threads or core_count(),
             margin=margin / 100,
             margin_set=datetime.now(UTC).isoformat(timespec="seconds"),
+            splits=splits,
             plan=QUICK if quick else FULL,
             force=force,
         )
@@ -115,19 +120,6 @@ class FailedRow:
     error: HarnessError
 
 
-@dataclass(kw_only=True)
-class _Candidate:
-    """A trial on its way through the gate."""
-
-    trial: Trial
-    sha256: str | None = None
-    size_bytes: int | None = None
-    loaded: Loaded | None = None
-    verdict: Verdict | None = None
-    parity: Parity | None = None
-    error: BackendError | None = None
-
-
 def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progress) -> BenchOutcome:
     """Measure every trial of every run; a run or trial that fails is a row, never the end.
 
@@ -152,7 +144,9 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
             members = list(group)
             results: Iterable[TrialResult] | None = None
             if not request.force:
-                results = kept_results(reference, members, request.margin, request.plan.quick, machine_description())
+                results = kept_results(
+                    reference, members, request.margin, request.splits, request.plan.quick, machine_description()
+                )
             if results is not None:
                 progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
             else:
@@ -181,99 +175,86 @@ def _group_results(
     progress: Progress,
 ) -> Iterator[TrialResult]:
     """Measure the trials of one batch size together, and yield a result for each."""
-    machine, created = machine_description(), datetime.now(UTC).isoformat(timespec="seconds")
+    common: dict[str, Any] = {
+        "margin": request.margin,
+        "margin_set": request.margin_set,
+        "splits": request.splits,
+        "quick": request.plan.quick,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine_description(),
+    }
     # A damaged file is told as one even where nothing could run it whole.
     unavailable = {
         trial.identifier: why
         for trial in trials
         if (why := unavailability(trial)) and not checked_artifact(reference, trial)[1]
     }
-    candidates = [_Candidate(trial=trial) for trial in trials if trial.identifier not in unavailable]
+    proved: list[TrialResult] = []
     with ExitStack() as stack:
         workers: dict[str, WorkerProcess] = {}
+        load_s: dict[str, float] = {}
+        candidates = [trial for trial in trials if trial.identifier not in unavailable]
         with progress.task(f"{reference.run.name} parity, batch {batch_size}", total=len(candidates)) as task:
-            for candidate in candidates:
-                worker = _proved(reference, candidate, request, stack)
+            for trial in candidates:
+                draft = TrialResult(trial=trial, status="measured", **common)
+                others = _OTHER_BATCHES if batch_size == request.batch_sizes[0] else ()
+                result, worker, loaded_s = _proved(reference, draft, others, stack)
+                proved.append(result)
                 if worker is not None:
-                    workers[candidate.trial.identifier] = worker
-                task.advance(note=candidate.trial.identifier)
-        load_s = {each.trial.identifier: each.loaded.load_s for each in candidates if each.loaded}
+                    workers[trial.identifier], load_s[trial.identifier] = worker, loaded_s
+                task.advance(note=trial.identifier)
         description = f"{reference.run.name} timing, batch {batch_size}"
         timings, failed = timed_together(workers, load_s, request.plan, progress, description=description)
-    common: dict[str, Any] = {
-        "margin": request.margin,
-        "margin_set": request.margin_set,
-        "quick": request.plan.quick,
-        "created": created,
-        "machine": machine,
-    }
-    for candidate in candidates:
-        error = candidate.error or failed.get(candidate.trial.identifier)
-        yield TrialResult(
-            trial=candidate.trial,
-            status="failed" if error else "measured",
-            reason=error.message if error else "",
-            artifact_sha256=candidate.sha256,
-            artifact_size_bytes=candidate.size_bytes,
-            description=candidate.loaded.description if candidate.loaded else None,
-            # What failed on the way, even while it was timed, is not to be shipped on the strength of its answers.
-            verdict=None if error else candidate.verdict,
-            parity=candidate.parity,
-            timing=timings.get(candidate.trial.identifier),
-            **common,
-        )
+    for result in proved:
+        identifier = result.trial.identifier
+        if identifier in failed:
+            # What failed even while it was timed is not to be shipped on the strength of its answers.
+            yield _failed(result, failed[identifier])
+        else:
+            yield result.model_copy(update={"timing": timings.get(identifier)})
     for trial in trials:
         if trial.identifier in unavailable:
             yield TrialResult(trial=trial, status="unavailable", reason=unavailable[trial.identifier], **common)
 
 
+def _failed(result: TrialResult, error: BackendError) -> TrialResult:
+    return result.model_copy(update={"status": "failed", "reason": error.message, "verdict": None})
+
+
 def _proved(
-    reference: Reference, candidate: _Candidate, request: BenchRequest, stack: ExitStack
-) -> WorkerProcess | None:
-    """Load a candidate and judge its answers; return its worker where it may be timed, else end it."""
-    trial = candidate.trial
+    reference: Reference, draft: TrialResult, other_batches: tuple[int, ...], stack: ExitStack
+) -> tuple[TrialResult, WorkerProcess | None, float]:
+    """Load a trial's model and judge its answers; return its worker and load time where it may be timed."""
+    trial = draft.trial
     sidecar, problems = checked_artifact(reference, trial)
     if sidecar is not None:
-        candidate.sha256, candidate.size_bytes = sidecar.sha256, deployed_bytes(sidecar)
+        whole = {"artifact_sha256": sidecar.sha256, "artifact_size_bytes": deployed_bytes(sidecar)}
+        draft = draft.model_copy(update=whole | {"judged_splits": judged_splits(draft.splits, sidecar)})
     if problems:
-        candidate.verdict, _ = judged(_evidence(reference, trial, request, tuple(problems), None, ()))
-        return None
-    folder = reference.run.bench_folder
+        verdict, _ = verdict_from_answers(reference, draft, problems, None)
+        return draft.model_copy(update={"verdict": verdict}), None, 0.0
     with interrupts_held():  # Ctrl-C between the start of the process and its entry here would leave it behind.
-        worker = stack.enter_context(WorkerProcess(folder / f"{trial.identifier}.log"))
-    answers_path = folder / f"{trial.identifier}.answers.npz"
+        worker = stack.enter_context(WorkerProcess(reference.run.bench_folder / f"{trial.identifier}.log"))
+    path = answers_path(reference.run, trial)
+    rows = np.concatenate(answered_rows(reference, draft.splits, draft.judged_splits))
     try:
-        candidate.loaded = worker.ask(_load_message(reference, trial), Loaded)
-        worker.ask(Answer(out=answers_path.resolve()), Answered)
+        loaded = worker.ask(_load_message(reference, trial, rows), Loaded)
+        draft = draft.model_copy(update={"description": loaded.description})
+        others = [size for size in other_batches if size != trial.batch_size]
+        answered = worker.ask(Answer(out=path.resolve(), other_batches=others), Answered)
     except BackendError as error:
-        candidate.error = error
         worker.kill()
-        return None
-    with np.load(answers_path, allow_pickle=False) as content:
-        answers = {name: content[name] for name in content.files}
-    description = candidate.loaded.description
-    form = variant_from_name(trial.form)
-    assert form is not None, "the sidecar was checked"
-    found = reference.passport.problems(description.metadata, form)
-    wanted_shape = (len(reference.test_rows), len(reference.contract.class_names))
-    if answers["outputs_bc"].shape != wanted_shape:
-        found.append(f"the answers have the shape {answers['outputs_bc'].shape}, the run's {wanted_shape}")
-    evidence = _evidence(
-        reference,
-        trial,
-        request,
-        tuple(found),
-        answers,
-        tuple(description.departures),
-    )
-    candidate.verdict, candidate.parity = judged(evidence)
-    if candidate.verdict.word is Word.FAIL:
+        return _failed(draft, error), None, 0.0
+    stored = {"answers_sha256": sha256_from_file(path), "refused_batches": answered.refused_batches}
+    verdict, parity = verdict_from_answers(reference, draft, [], answers_from_file(path))
+    result = draft.model_copy(update=stored | {"verdict": verdict, "parity": parity})
+    if verdict.word is Word.FAIL:
         worker.close()
-        return None
-    return worker
+        return result, None, 0.0
+    return result, worker, loaded.load_s
 
 
-def _load_message(reference: Reference, trial: Trial) -> Load:
+def _load_message(reference: Reference, trial: Trial, rows: npt.NDArray[np.int64]) -> Load:
     return Load(
         backend=trial.backend,
         request=LoadRequest(
@@ -286,44 +267,7 @@ def _load_message(reference: Reference, trial: Trial) -> Load:
             variant=trial.form,
         ),
         images=(reference.evaluation_set.folder / "images.npy").resolve(),
-        rows=reference.test_rows.tolist(),
+        rows=rows.tolist(),
         preprocessing=reference.contract.preprocessing,
         pair=reference.passport.pair,
-    )
-
-
-def _evidence(
-    reference: Reference,
-    trial: Trial,
-    request: BenchRequest,
-    problems: tuple[str, ...],
-    answers: dict[str, Any] | None,
-    departures: tuple[str, ...],
-) -> Evidence:
-    form = variant_from_name(trial.form)
-    with_probabilities = answers is not None and form is not None and form.probabilities
-    test_rows, labels_b = reference.test_rows, reference.evaluation_set.labels_b
-    golden_bc = reference.logits_bc[test_rows]
-    judging_rows = test_rows
-    if not (labels_b[test_rows] >= 0).any():
-        judging_rows = reference.evaluation_set.indices_of("validation")
-    return Evidence(
-        class_names=reference.contract.class_names,
-        label_mode=reference.contract.label_mode,
-        precision=trial.precision,
-        margin=request.margin,
-        contract_problems=problems,
-        departures=departures,
-        labels_b=labels_b[test_rows],
-        golden_bc=golden_bc,
-        candidate_bc=golden_bc if answers is None else answers["outputs_bc"],
-        rolled_bc=None if answers is None else answers.get("rolled_bc"),
-        pair_problems=()
-        if answers is None or form is None
-        else tuple(pair_problems(reference.passport, form, answers["pair_bc"])),
-        outputs="probabilities" if with_probabilities else "logits",
-        temperature=reference.passport.operating_point.temperature if with_probabilities else None,
-        candidate_answers_b=None if answers is None else answers.get("answers_b"),
-        reference_labels_b=labels_b[judging_rows],
-        reference_logits_bc=reference.logits_bc[judging_rows],
     )

@@ -11,13 +11,20 @@ from bench.backends.interface import Description, LoadRequest
 from harness.core.contract import Preprocessing
 from harness.core.passport import GoldenPair
 
+# Names of arrays in a file of answers: the first batch again in other rows, its first image in every row, and the first
+# images in batches of another size.
+ROW_REPEATS = "rows_kbc"
+FIRST_REPEATS = "first_k1c"
+BATCH_REPEATS = "batch_"
+
 
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Load(_Message):
-    """Load a model, and open the evaluation images it will be fed with; `rows` are the test split's.
+    """Load a model, and open the evaluation images it will be fed with; `rows` are those to
+    answer.
 
     `pair` is the made-up image that the model's passport carries.
     """
@@ -32,10 +39,11 @@ class Load(_Message):
 
 
 class Answer(_Message):
-    """Answer every row, the first ones again with the rows of each batch rotated, and the pair; write all to `out`."""
+    """Write to `out` the answers to every row, to the first again in other rows and batch sizes, and to the pair."""
 
     do: Literal["answer"] = "answer"
     out: Path
+    other_batches: list[int] = []
 
 
 class WarmUp(_Message):
@@ -60,7 +68,10 @@ class Loaded(_Message):
 
 
 class Answered(_Message):
+    """`refused_batches` says why a batch size could not be loaded."""
+
     duration_s: float
+    refused_batches: dict[int, str] = {}
 
 
 class WarmedUp(_Message):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from bench.backends.interface import Description
-from bench.gate import Parity, Verdict
+from bench.gate import Verdict
+from bench.parity import Parity
 from bench.statistics import supported_percentile
 from harness.core.errors import ArtifactError
+from harness.core.files import sha256_from_file
+from harness.core.runs import RunDirectory
+
+Answers = dict[str, npt.NDArray[Any]]
+Splits = Literal["test", "test+validation", "all"]
 
 
 class _Record(BaseModel):
@@ -68,7 +75,11 @@ class Timing(_Record):
 
 
 class TrialResult(_Record):
-    """What became of a trial. `margin` is a fraction; `verdict` is None where the trial did not get that far."""
+    """What became of a trial. `margin` is a fraction; `verdict` is None where the trial did not get that far.
+
+    `splits` is what was asked for, `judged_splits` the one or two whose images decide. `answers_sha256` is of the file
+    beside the record that every figure of parity can be computed from again.
+    """
 
     trial: Trial
     status: Literal["measured", "failed", "unavailable"]
@@ -77,10 +88,14 @@ class TrialResult(_Record):
     artifact_size_bytes: int | None = None
     margin: float
     margin_set: str
+    splits: Splits = "test"
+    judged_splits: tuple[str, ...] = ("test",)
     quick: bool
     description: Description | None = None
     verdict: Verdict | None = None
     parity: Parity | None = None
+    answers_sha256: str | None = None
+    refused_batches: dict[int, str] = {}
     timing: Timing | None = None
     created: str
     machine: dict[str, JsonValue]
@@ -146,3 +161,22 @@ def results_from_folder(folder: Path) -> list[TrialResult]:
                 hint="Delete it and run `harness bench` again.",
             ) from error
     return results
+
+
+def answers_path(run: RunDirectory, trial: Trial) -> Path:
+    """Return where a trial's answers lie."""
+    return run.bench_folder / f"{trial.identifier}.answers.npz"
+
+
+def stored_answers(run: RunDirectory, result: TrialResult) -> Answers | None:
+    """Return the arrays of a trial, None where there are none any more or they were changed."""
+    path = answers_path(run, result.trial)
+    if result.answers_sha256 is None or not path.is_file() or sha256_from_file(path) != result.answers_sha256:
+        return None
+    return answers_from_file(path)
+
+
+def answers_from_file(path: Path) -> Answers:
+    """Return the arrays of a file of answers, by name."""
+    with np.load(path, allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue, ValidationError
 
-from bench.results import Trial, TrialResult
+from bench.results import Trial, TrialResult, stored_answers
 from harness.core.artifacts import Kind, Sidecar, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
 from harness.core.engine_files import checked_engine_header, flavour_from_name, header_differences
 from harness.core.errors import ArtifactError
+from harness.core.files import sha256_from_text
 from harness.core.passport import Passport
 from harness.core.runs import RunDirectory, RunRecord
 from harness.core.tensorrt_flavour import gpu_driver_present
@@ -36,7 +37,6 @@ class Reference:
     checkpoint_sha256: str
     passport: Passport
     logits_bc: npt.NDArray[np.float32]
-    test_rows: npt.NDArray[np.int64]
 
     @property
     def contract(self) -> Contract:
@@ -64,7 +64,6 @@ def reference_of_run(run: RunDirectory) -> Reference:
         checkpoint_sha256=checkpoint_sha256,
         passport=passport_of_run(golden, evaluation_set, record.contract, checkpoint_sha256),
         logits_bc=golden.logits_bc,
-        test_rows=evaluation_set.indices_of("test"),
     )
 
 
@@ -177,6 +176,7 @@ def checked_artifact(reference: Reference, trial: Trial) -> tuple[Sidecar | None
         problems += [f"{path.name}: {each}" for each in sidecar.contract.differences(reference.contract)]
     if kind is not Kind.CHECKPOINT:
         problems += _form_problems(path, trial, sidecar, reference)
+        problems += _calibration_problems(path, sidecar, reference.evaluation_set)
     made_from = sidecar.sha256 if kind is Kind.CHECKPOINT else sidecar.parents.get("checkpoint")
     if made_from != reference.checkpoint_sha256:
         problems.append(f"{path.name} was made from another checkpoint than the golden answers")
@@ -205,6 +205,29 @@ def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Refere
     return problems
 
 
+def _calibration_problems(path: Path, sidecar: Sidecar, evaluation_set: EvaluationSet) -> list[str]:
+    """Return what is wrong with the images that int8 ranges were measured on: none of them may judge the model."""
+    calibration = sidecar.details.get("calibration")
+    if not isinstance(calibration, dict):
+        return []
+    given = calibration.get("rows")
+    rows = [row for row in given if isinstance(row, int)] if isinstance(given, list) else []
+    if not rows:
+        return [f"{path.name} does not say which images it was calibrated on"]
+    if not all(0 <= row < len(evaluation_set.sha256s) for row in rows):
+        return [f"{path.name} was calibrated on images that the run's data set does not have"]
+    films = [evaluation_set.sha256s[row] for row in rows]
+    if sha256_from_text("\n".join(sorted(films))) != calibration.get("sha256"):
+        return [f"{path.name} was calibrated on other images than it says"]
+    judging = {
+        film
+        for film, split in zip(evaluation_set.sha256s, evaluation_set.splits, strict=True)
+        if split in {"validation", "test"}
+    }
+    shared = len(judging.intersection(films))
+    return [f"{path.name} was calibrated on {shared} images that judge it"] if shared else []
+
+
 def deployed_bytes(sidecar: Sidecar) -> int:
     """Return the size of what is shipped: an OpenVINO model's weights lie in a file of their own."""
     weights_bytes = sidecar.details.get("weights_bytes", 0)
@@ -228,7 +251,12 @@ def engine_problems(path: Path, sidecar: Sidecar) -> list[str]:
 
 
 def kept_results(
-    reference: Reference, trials: list[Trial], margin: float, quick: bool, machine: dict[str, JsonValue]
+    reference: Reference,
+    trials: list[Trial],
+    margin: float,
+    splits: str,
+    quick: bool,
+    machine: dict[str, JsonValue],
 ) -> list[TrialResult] | None:
     """Return the records of a group of trials where all are still true; None where the group is to be measured.
 
@@ -243,8 +271,10 @@ def kept_results(
         except (OSError, UnicodeDecodeError, ValidationError):
             return None
         sidecar, problems = checked_artifact(reference, trial)
-        same = (result.trial, result.margin, result.quick, result.machine) == (trial, margin, quick, machine)
+        same = (result.trial, result.machine) == (trial, machine)
+        same = same and (result.margin, result.splits, result.quick) == (margin, splits, quick)
         whole = sidecar is not None and not problems and result.status == "measured"
+        whole = whole and stored_answers(reference.run, result) is not None
         available = result.status == "unavailable" and unavailability(trial) == result.reason
         if not same or not (available or (whole and sidecar and sidecar.sha256 == result.artifact_sha256)):
             return None

@@ -22,24 +22,41 @@ import numpy.typing as npt
 
 from bench.backends import BACKENDS
 from bench.backends.interface import Backend, Float32s, Images
-from bench.messages import Answer, Answered, Block, Failed, Load, Loaded, Timed, WarmedUp, WarmUp
+from bench.messages import (
+    BATCH_REPEATS,
+    FIRST_REPEATS,
+    ROW_REPEATS,
+    Answer,
+    Answered,
+    Block,
+    Failed,
+    Load,
+    Loaded,
+    Timed,
+    WarmedUp,
+    WarmUp,
+)
 from harness.core.contract import Preprocessing
-from harness.core.errors import HarnessError
+from harness.core.errors import BackendError, HarnessError
 from harness.core.files import write_atomically
 from harness.data.preprocessing import images_from_pixels
 
 # Enough different images that a timed call does not always find its input in the cache.
 _TIMED_BATCHES = 4
-_ROLLED_IMAGES = 32
+# Enough to fill a batch of each other size, and one batch's worth of images that are compared between small sizes.
+_REPEATED_IMAGES = 8
+# Up to this batch size every image is seen in every row; larger batches are moved on by powers of two.
+_EVERY_SHIFT = 8
 
 
 class Worker:
-    """One loaded model and the images of the test split."""
+    """One loaded model and the images that it answers."""
 
     def __init__(self, message: Load) -> None:
         started_s = time.perf_counter()
-        module = importlib.import_module(BACKENDS[message.backend])
-        self._backend: Backend = module.load(message.request)
+        self._module = importlib.import_module(BACKENDS[message.backend])
+        self._request = message.request
+        self._backend: Backend = self._module.load(message.request)
         self.load_s = time.perf_counter() - started_s
         self._pixels_bhwc: npt.NDArray[np.uint8] = np.load(message.images, mmap_mode="r")
         self._rows = np.array(message.rows, dtype=np.int64)
@@ -58,24 +75,21 @@ class Worker:
             return np.ascontiguousarray(pixels_bhwc)
         return images_from_pixels(pixels_bhwc, self._preprocessing)
 
-    def _batches_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
+    def _batches_of(self, rows: npt.NDArray[np.int64], batch_size: int) -> Iterator[Images]:
         """Yield full batches; the last is filled up with its own last image."""
-        for start in range(0, len(rows), self._batch_size):
-            chunk = rows[start : start + self._batch_size]
-            padded = np.concatenate([chunk, np.repeat(chunk[-1:], self._batch_size - len(chunk))])
+        for start in range(0, len(rows), batch_size):
+            chunk = rows[start : start + batch_size]
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], batch_size - len(chunk))])
             yield self._images(self._pixels_bhwc[padded])
 
     def _call(self, images: Images) -> Float32s:
-        self._backend.bind(images)
-        self._backend.step()
-        self._backend.sync()
-        return self._backend.fetch()
+        return _outputs(self._backend, images)
 
     def answer(self, message: Answer) -> Answered:
         started_s = time.perf_counter()
         count = len(self._rows)
         outputs, answers = [], []
-        for batch in self._batches_of(self._rows):
+        for batch in self._batches_of(self._rows, self._batch_size):
             outputs.append(self._call(batch))
             answers_b = self._backend.fetch_answers()
             if answers_b is not None:
@@ -89,22 +103,47 @@ class Worker:
         if answers:
             arrays["answers_b"] = np.concatenate(answers)[:count]
         if self._batch_size > 1:
-            rolled = [
-                np.roll(self._call(np.roll(batch, 1, axis=0)), -1, axis=0)
-                for batch in self._batches_of(self._rows[:_ROLLED_IMAGES])
-            ]
-            arrays["rolled_bc"] = np.concatenate(rolled)[: min(_ROLLED_IMAGES, count)]
+            arrays[ROW_REPEATS] = self._in_other_rows()
+            arrays[FIRST_REPEATS] = self._first_in_every_row()
+        refused = {}
+        for batch_size in message.other_batches:
+            try:
+                arrays[f"{BATCH_REPEATS}{batch_size}"] = self._in_batches_of(batch_size)
+            except BackendError as error:
+                refused[batch_size] = error.message
 
         def write(path: Path) -> None:
             with path.open("wb") as stream:
                 np.savez(stream, **arrays)
 
         write_atomically(message.out, write)
-        return Answered(duration_s=time.perf_counter() - started_s)
+        return Answered(duration_s=time.perf_counter() - started_s, refused_batches=refused)
+
+    def _in_other_rows(self) -> Float32s:
+        """Return outputs_kbc for the first batch again, its images moved on by so many rows and the outputs back."""
+        batch, size = next(self._batches_of(self._rows, self._batch_size)), self._batch_size
+        shifts = range(1, size) if size <= _EVERY_SHIFT else [1 << power for power in range(size.bit_length() - 1)]
+        moved = [np.roll(self._call(np.roll(batch, shift, axis=0)), -shift, axis=0) for shift in shifts]
+        return np.stack(moved)[:, : len(self._rows)]
+
+    def _first_in_every_row(self) -> Float32s:
+        """Return outputs_k1c for the first image, as they came out of every row of one batch of it."""
+        batch = next(self._batches_of(np.repeat(self._rows[:1], self._batch_size), self._batch_size))
+        return self._call(batch)[:, None]
+
+    def _in_batches_of(self, batch_size: int) -> Float32s:
+        """Return outputs_bc for the first images from a second instance; raises BackendError where it is refused."""
+        rows = self._rows[: max(batch_size, _REPEATED_IMAGES)]
+        other: Backend = self._module.load(self._request.model_copy(update={"batch_size": batch_size}))
+        try:
+            outputs = [_outputs(other, batch) for batch in self._batches_of(rows, batch_size)]
+        finally:
+            other.close()
+        return np.concatenate(outputs)[: len(rows)]
 
     def warm_up(self, message: WarmUp) -> WarmedUp:
         rows = self._rows[: _TIMED_BATCHES * self._batch_size]
-        self._batches = list(self._batches_of(rows))
+        self._batches = list(self._batches_of(rows, self._batch_size))
         started_s = time.perf_counter()
         calls, first_call_s = 0, 0.0
         while calls < message.calls or time.perf_counter() - started_s < message.duration_s:
@@ -141,6 +180,13 @@ class Worker:
 
     def close(self) -> None:
         self._backend.close()
+
+
+def _outputs(backend: Backend, images: Images) -> Float32s:
+    backend.bind(images)
+    backend.step()
+    backend.sync()
+    return backend.fetch()
 
 
 def _reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | None, str]:

@@ -131,6 +131,7 @@ class OnnxVariants:
                 "method": calibration.method,
                 "seed": calibration.seed,
                 "sha256": images.sha256,
+                "rows": images.rows.tolist(),
                 "split": "train",
             },
             "int8": self.request.int8,

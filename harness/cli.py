@@ -245,6 +245,13 @@ def inspect_command(files: tuple[Path, ...], as_json: bool) -> None:
     type=click.FloatRange(min=0, max=100, min_open=True),
     help="Largest loss of accuracy to accept, in percentage points. Set it before you look.",
 )
+@click.option(
+    "--splits",
+    type=click.Choice(["test", "test+validation", "all"]),
+    default="test",
+    show_default=True,
+    help="Whose images decide. all: training images too, for agreement only, which they flatter.",
+)
 @click.option("--require-pass", is_flag=True, help="Exit with 3 unless every trial, run or not, is PASS.")
 @click.option("--quick", is_flag=True, help="Fewer timed calls; marked so in every report.")
 @click.option("--force", is_flag=True, help="Measure again what is up to date.")

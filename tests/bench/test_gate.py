@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.gate import Evidence, Verdict, Word, judged
+from bench.evidence import Evidence
+from bench.gate import Verdict, Word, judged
 
 Array = npt.NDArray[Any]
 _NAMES = ("covid", "normal", "pneumonia")
@@ -36,7 +37,6 @@ def _evidence(labels_b: Array, candidate_b: Array | None = None, **changes: Any)
         "labels_b": np.asarray(labels_b, dtype=np.int64),
         "golden_bc": golden_bc,
         "candidate_bc": golden_bc if candidate_b is None else _logits(candidate_b),
-        "rolled_bc": None,
         "reference_labels_b": np.asarray(labels_b, dtype=np.int64),
         "reference_logits_bc": golden_bc,
     }
@@ -69,7 +69,7 @@ def test_the_steps_decide_in_their_order() -> None:
         contract_problems=("other class names",),
         departures=("computes in bf16",),
         candidate_bc=ruined_bc,
-        rolled_bc=_logits(labels_b[:32]),
+        repeats={"another row of the batch": _logits(labels_b[:32])},
         reference_logits_bc=_logits(np.zeros(3000, dtype=int)),
     )
     assert _step(evidence) == (Word.FAIL, "contract")
@@ -79,8 +79,8 @@ def test_the_steps_decide_in_their_order() -> None:
     evidence = replace(evidence, candidate_bc=_logits((labels_b + 1) % 3))
     assert "computes in bf16" in _verdict(evidence).reason
     evidence = replace(evidence, departures=())
-    assert "row in the batch" in _verdict(evidence).reason
-    evidence = replace(evidence, rolled_bc=None)
+    assert "another row of the batch" in _verdict(evidence).reason
+    evidence = replace(evidence, repeats={})
     assert "agree" in _verdict(evidence).reason
     # Forty of 3,000 answers lost: enough for int8's own rule, not for a margin of 0.5 points.
     evidence = replace(evidence, candidate_bc=_logits(_with_changes(labels_b, np.arange(40))), margin=0.005)
@@ -177,7 +177,7 @@ def test_a_multilabel_answer_may_turn_where_a_probability_crosses_one_half() -> 
     assert parity.changed_answers == 1
     assert verdict.word is Word.PASS
     golden_bc[0, 0], candidate_bc[0, 0] = 6e-3, -3e-4
-    assert _step(evidence) == (Word.FAIL, "numeric")
+    assert _step(replace(evidence)) == (Word.FAIL, "numeric")
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp16", 50), ("bf16", 50), ("int8", 150)])
@@ -210,7 +210,7 @@ def test_an_image_whose_answer_depends_on_its_row_fails(precision: str, shift: f
         precision=precision,
         golden_bc=golden_bc,
         candidate_bc=golden_bc,
-        rolled_bc=rolled_bc,
+        repeats={"a batch of 32": rolled_bc},
         reference_logits_bc=golden_bc,
     )
     assert _verdict(evidence).word is word
@@ -221,7 +221,7 @@ def test_rotated_answers_that_are_no_numbers_fail(value: float) -> None:
     labels_b = _labels(600)
     rolled_bc = _logits(labels_b[:32])
     rolled_bc[3] = value
-    assert _step(_evidence(labels_b, rolled_bc=rolled_bc)) == (Word.FAIL, "numeric")
+    assert _step(_evidence(labels_b, repeats={"another row": rolled_bc[None]})) == (Word.FAIL, "numeric")
 
 
 def test_a_runtime_that_did_something_else_fails_whatever_it_answers() -> None:
@@ -362,7 +362,7 @@ def test_the_figures_are_those_of_the_answers() -> None:
     assert parity.agreement == pytest.approx(297 / 300)
     assert parity.reference_accuracy == pytest.approx(296 / 300)
     assert parity.accuracy == pytest.approx(297 / 300)
-    assert parity.row_max_abs_dp is None
+    assert parity.repeats_max_abs_dp == {}
 
 
 def _softmax(logits_bc: Array) -> npt.NDArray[np.float32]:

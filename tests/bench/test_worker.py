@@ -66,13 +66,18 @@ def test_a_worker_answers_every_row_in_order_as_the_golden_does(
 ) -> None:
     loaded = worker.ask(_load(session_run, batch_size=batch_size), Loaded)
     assert loaded.description.departures == []
-    worker.ask(Answer(out=tmp_path / "answers.npz"), Answered)
+    worker.ask(Answer(out=tmp_path / "answers.npz", other_batches=[2]), Answered)
     with np.load(session_run.folder / "golden.npz") as golden, np.load(tmp_path / "answers.npz") as answers:
         assert answers["rows"].tolist() == _ROWS
         np.testing.assert_allclose(answers["outputs_bc"], golden["logits_bc"][_ROWS], atol=1e-4, rtol=1e-4)
-        assert ("rolled_bc" in answers) is (batch_size > 1)
+        first_bc = answers["outputs_bc"]
+        np.testing.assert_allclose(answers["batch_2"], first_bc, atol=1e-4, rtol=1e-4)
+        assert ("rows_kbc" in answers) is ("first_k1c" in answers) is (batch_size > 1)
         if batch_size > 1:
-            np.testing.assert_allclose(answers["rolled_bc"], answers["outputs_bc"], atol=1e-4, rtol=1e-4)
+            assert answers["rows_kbc"].shape == (3, 4, 3)
+            np.testing.assert_allclose(answers["rows_kbc"] - first_bc[:4], 0, atol=1e-4)
+            assert answers["first_k1c"].shape == (4, 1, 3)
+            np.testing.assert_allclose(answers["first_k1c"] - first_bc[0], 0, atol=1e-4)
 
 
 def test_a_worker_times_as_many_calls_as_it_is_asked_for(session_run: Any, worker: WorkerProcess) -> None:
