@@ -43,7 +43,7 @@ def verdict_from_answers(
     reference: Reference, result: TrialResult, artifact_problems: list[str], answers: Answers | None
 ) -> tuple[Verdict, Parity | None]:
     """Judge a trial by its answers, or by the contract alone where it was not run."""
-    return judged(_evidence(reference, result, artifact_problems, answers))
+    return judged(evidence_of_result(reference, result, artifact_problems, answers))
 
 
 def recomputed(reference: Reference, result: TrialResult) -> TrialResult:
@@ -54,20 +54,27 @@ def recomputed(reference: Reference, result: TrialResult) -> TrialResult:
     """
     if result.answers_sha256 is None or result.verdict is None:
         return result
+    answers = answers_of_result(reference, result)
+    _, problems = checked_artifact(reference, result.trial)
+    verdict, parity = verdict_from_answers(reference, result, problems, answers)
+    return result.model_copy(update={"verdict": verdict, "parity": parity})
+
+
+def answers_of_result(reference: Reference, result: TrialResult) -> Answers:
+    """Return a trial's stored answers; raise ArtifactError where they are missing or were changed."""
     answers = stored_answers(reference.run, result)
     if answers is None:
         raise ArtifactError(
             f"The answers of {result.trial.run} {result.trial.identifier} are missing or were changed.",
             hint="`harness bench --force` measures again.",
         )
-    _, problems = checked_artifact(reference, result.trial)
-    verdict, parity = verdict_from_answers(reference, result, problems, answers)
-    return result.model_copy(update={"verdict": verdict, "parity": parity})
+    return answers
 
 
-def _evidence(
+def evidence_of_result(
     reference: Reference, result: TrialResult, artifact_problems: list[str], answers: Answers | None
 ) -> Evidence:
+    """Return what the gate looks at; `answers` are None where the artifact was not run."""
     trial, evaluation_set = result.trial, reference.evaluation_set
     rows, others = answered_rows(reference, result.splits, result.judged_splits)
     count = len(rows)

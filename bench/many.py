@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.backends.interface import LoadRequest
+from bench.flips import write_flips
 from bench.gate import Word
 from bench.judging import answered_rows, judged_splits, verdict_from_answers
 from bench.messages import Answer, Answered, Load, Loaded
@@ -159,6 +160,9 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
                     hint = f"Its log is in {run.bench_folder}."
                     failure = BackendError(f"{run.name} {result.trial.identifier}: {result.reason}", hint=hint)
                     outcome.failures.append(FailedRow(name=run.name, error=failure))
+        flips = write_flips(reference, [each for each in outcome.results if each.trial.run == run.name])
+        if flips:
+            progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
     return outcome
 
 

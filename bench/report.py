@@ -13,9 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.flips import Flip, write_flips
+from bench.judging import recomputed
 from bench.results import TrialResult, results_from_folder
-from bench.tables import BENCH_COLUMNS, bench_rows, speed_up_of, summary_of
-from bench.trials import artifact_kind
+from bench.tables import (
+    BENCH_COLUMNS,
+    OPERATING_COLUMNS,
+    PARITY_COLUMNS,
+    bench_rows,
+    operating_rows,
+    parity_rows,
+    speed_up_of,
+    summary_of,
+)
+from bench.trials import artifact_kind, reference_of_run
 from harness.core.artifacts import verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
@@ -38,6 +49,7 @@ class _RunReport:
     record: RunRecord
     evaluation: dict[str, Any]
     results: list[TrialResult]
+    flips: list[Flip]
 
 
 def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
@@ -54,7 +66,10 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
                     f"{', '.join(stale)}"
                 )
             current = [result for result in results if result.trial.identifier not in stale]
-            reports.append(_RunReport(run=run, record=run.read_record(), evaluation=evaluation, results=current))
+            current, flips, notes = _recomputed(run, current)
+            problems += [f"{run.name}: {note}" for note in notes]
+            record = run.read_record()
+            reports.append(_RunReport(run=run, record=record, evaluation=evaluation, results=current, flips=flips))
         except HarnessError as error:
             problems.append(f"{run.name}: {error.message}")
     folder = runs_folder / "report"
@@ -66,6 +81,33 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [folder / name for name in texts]
+
+
+def _recomputed(run: RunDirectory, results: list[TrialResult]) -> tuple[list[TrialResult], list[Flip], list[str]]:
+    """Return the results with verdict and figures computed again from the stored answers, the flips, and problems.
+
+    Where that cannot be done, because the golden answers did not travel along or answers were changed, the figures
+    of the record stand, and a note says so.
+    """
+    if not results:
+        return results, [], []
+    try:
+        reference = reference_of_run(run)
+    except HarnessError as error:
+        return results, [], [f"figures are the records' own and were not computed again: {error.message}"]
+    again, notes = [], []
+    for result in results:
+        try:
+            fresh = recomputed(reference, result)
+        except HarnessError as error:
+            notes.append(f"{result.trial.identifier} is left out: {error.message}")
+            continue
+        if fresh != result:
+            notes.append(
+                f"{result.trial.identifier}: the stored answers give other figures than its record; here theirs"
+            )
+        again.append(fresh)
+    return again, write_flips(reference, again), notes
 
 
 def _evaluation(run: RunDirectory) -> dict[str, Any]:
@@ -186,6 +228,7 @@ def _run_lines(report: _RunReport) -> list[str]:
         lines += ["Timed with `--quick`: few calls, for orientation only.", ""]
     rows = [row[1:] for row in bench_rows(report.results)]
     lines += [*_table(BENCH_COLUMNS[1:], rows), ""]
+    lines += _detail_lines(report)
     for result in report.results:
         if result.verdict is not None:
             margin = f"margin {100 * result.margin:g} pp"
@@ -194,6 +237,56 @@ def _run_lines(report: _RunReport) -> list[str]:
         else:
             lines.append(f"- {result.trial.identifier}: {result.status}: {result.reason}.")
     return [*lines, ""]
+
+
+def _detail_lines(report: _RunReport) -> list[str]:
+    """Return the tables of parity and operating point, what training images say, and the flips."""
+    lines = []
+    for title, columns, rows in (
+        ("Parity, checkpoint > candidate:", PARITY_COLUMNS, parity_rows(report.results)),
+        (
+            "Some finding against normal, at the threshold fixed on validation:",
+            OPERATING_COLUMNS,
+            operating_rows(report.results),
+        ),
+    ):
+        if rows:
+            lines += [title, "", *_table(columns, rows), ""]
+    for result in report.results:
+        parity = result.parity
+        if parity is not None and parity.other_images:
+            lines.append(
+                f"- {result.trial.identifier}: of {parity.other_images} images beyond "
+                f"{' and '.join(result.judged_splits)} {parity.other_changed_answers} changed; the model was fitted to "
+                "most of them, which flatters it."
+            )
+        refused = result.refused_batches.items()
+        lines += [f"- {result.trial.identifier}: a batch of {size} was refused: {why}" for size, why in refused]
+    if report.flips:
+        lines += ["", "Images whose answer changed (`bench/flips.csv` has all their probabilities):", ""]
+        lines += _table(_FLIP_COLUMNS, [_flip_row(report, flip) for flip in report.flips[:_MOST_FLIPS]])
+        if len(report.flips) > _MOST_FLIPS:
+            lines += ["", f"{len(report.flips) - _MOST_FLIPS} more in `{report.run.name}/bench/flips.csv`."]
+    return [*lines, ""]
+
+
+_FLIP_COLUMNS = ["image", "file", "trial", "class", "checkpoint", "candidate", "direction", "margin"]
+_MOST_FLIPS = 20
+
+
+def _flip_row(report: _RunReport, flip: Flip) -> list[str]:
+    picture = f"![{flip.row}](../{report.run.name}/bench/flips/{flip.row}.png)"
+    was, now = max(flip.reference_probabilities), max(flip.probabilities)
+    return [
+        picture,
+        flip.path,
+        flip.trial,
+        flip.label or "none",
+        f"{flip.reference_answer} {was:.3f}",
+        f"{flip.answer} {now:.3f}",
+        flip.direction,
+        f"{flip.margin:.4f}",
+    ]
 
 
 def _machine_lines(reports: list[_RunReport]) -> list[str]:
@@ -210,6 +303,7 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
                 "run": report.run.name,
                 "record": report.record.model_dump(mode="json"),
                 "evaluation": report.evaluation,
+                "flips": [flip.model_dump() for flip in report.flips],
                 "trials": [_trial_json(report.results, result) for result in report.results],
             }
             for report in reports

@@ -82,6 +82,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--batch",
         "--threads",
         "--margin",
+        "--splits",
         "--require-pass",
         "--quick",
         "--force",
