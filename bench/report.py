@@ -103,9 +103,7 @@ def _recomputed(run: RunDirectory, results: list[TrialResult]) -> tuple[list[Tri
             notes.append(f"{result.trial.identifier} is left out: {error.message}")
             continue
         if fresh != result:
-            notes.append(
-                f"{result.trial.identifier}: the stored answers give other figures than its record; here theirs"
-            )
+            notes.append(f"{result.trial.identifier}: its record differs from what its stored answers give, shown here")
         again.append(fresh)
     return again, write_flips(reference, again), notes
 
@@ -323,7 +321,9 @@ def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, An
 
 _CSV_COLUMNS = (
     *("run", "variant", "backend", "precision", "batch_size", "threads", "status", "verdict", "step", "reason"),
-    *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "calls", "median_s", "p90_s", "p99_s"),
+    *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "changed_answers", "mcnemar_p"),
+    *("reference_macro_f1", "macro_f1", "reference_brier", "brier", "reference_ece", "ece", "kl", "other_images"),
+    *("other_changed_answers", "calls", "median_s", "p90_s", "p99_s"),
     *("images_per_s", "speed_up_over_eager", "artifact_size_bytes", "image_px", "synthetic"),
 )
 
