@@ -66,6 +66,8 @@ def measure_ranges(
             save_tensors_data(calibrator.compute_data(), ranges)
             # Stored in the order of a set of names, another one in every process; its hash must tell the content.
             content = json.loads(ranges.read_text(encoding="utf-8"))
+            # A new file: the library's is readable for its owner alone, unlike every other artifact.
+            ranges.unlink()
             ranges.write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
         finally:
             ranges.with_suffix(".augmented.onnx").unlink(missing_ok=True)
