@@ -48,6 +48,10 @@ class Maker:
         )
         return sidecar
 
+    def leave_out(self, path: Path, note: str) -> None:
+        """Remember why something that was asked for is not made."""
+        self.made.append(MadeArtifact(path=path, size_bytes=0, duration_s=None, note=note, left_out=True))
+
 
 def current_sidecar(path: Path, kind: Kind, parents: dict[str, str], options: dict[str, JsonValue]) -> Sidecar | None:
     """Return the sidecar where the file is whole and was made from these parents, options and versions."""

@@ -11,7 +11,7 @@ from export.onnx_variants import OnnxVariants
 from export.openvino_models import ensured_openvino_model, openvino_path
 from export.request import ExportOutcome, ExportRequest
 from export.scratch import remove_leftovers
-from export.triton_repository import TritonModels
+from export.triton_repository import TritonModels, remove_staged_leftovers
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.lock import run_lock
@@ -28,6 +28,8 @@ from harness.data.evaluation_set import (
 from harness.data.golden import Golden, ensured_golden
 from harness.data.manifest import manifest_from_folder
 from harness.data.passports import passport_of_run
+
+_NO_ENGINE_NOTE = "TensorRT takes no uint8 activations: --precision int8 is its form"
 
 
 def export_many(runs: list[RunDirectory], request: ExportRequest, progress: Progress) -> list[ExportOutcome]:
@@ -47,6 +49,7 @@ def export_many(runs: list[RunDirectory], request: ExportRequest, progress: Prog
             record = run.finished_record()
             with run_lock(run.folder):  # Two exports at once would write the same files.
                 remove_leftovers(run.export_folder)
+                remove_staged_leftovers(run)
                 _export_run(run, record, flavour, request, maker, progress)
         except HarnessError as harness_error:
             error = harness_error
@@ -87,7 +90,9 @@ def _export_run(
         path = variants.path(variant)
         if served is not None:
             served.ensure_onnx(path, onnx_model, variant)
-        if flavour is not None and variant.precision in TENSORRT_PRECISIONS:
+        if flavour is not None and variant.precision not in TENSORRT_PRECISIONS:
+            maker.leave_out(engine_path(path, variant, flavour), _NO_ENGINE_NOTE)
+        elif flavour is not None:
             engine = ensured_engine(path, onnx_model, variant, passport, flavour, request, maker, progress)
             if served is not None:
                 served.ensure_engine(engine_path(path, variant, flavour), engine, variant, flavour)
@@ -95,6 +100,8 @@ def _export_run(
             openvino_model = ensured_openvino_model(path, onnx_model, variant, passport, maker, progress)
             if served is not None:
                 served.ensure_openvino(openvino_path(path, variant), openvino_model, variant)
+    if served is not None:
+        served.tell_of_stale_models()
 
 
 def _own_checkpoint(run: RunDirectory, record: RunRecord) -> Sidecar:

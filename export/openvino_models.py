@@ -18,6 +18,7 @@ from export.making import Maker
 from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar, write_artifact
 from harness.core.errors import ArtifactError, BackendError, ExportError
+from harness.core.interrupts import interrupts_held
 from harness.core.passport import Passport
 from harness.core.progress import Progress
 from harness.core.variants import Variant
@@ -89,7 +90,8 @@ def _note(sidecar: Sidecar) -> str:
 
 def _converted(onnx_path: Path, folder: Path, metadata: dict[str, str]) -> Path:
     try:
-        import openvino
+        with interrupts_held():
+            import openvino
     except ImportError as error:
         raise BackendError(f"OpenVINO cannot be imported: {error}.", hint=_REMEDY) from error
     path = folder / "model.xml"

@@ -10,7 +10,7 @@ from export.calibration import Calibration, CalibrationMethod
 from export.engine_options import BatchProfile, EngineOptions, HardwareCompatibility
 from harness.core.errors import HarnessError, UsageError
 from harness.core.tensorrt_flavour import Flavour
-from harness.core.variants import PRECISIONS, Precision, Variant
+from harness.core.variants import PRECISIONS, QUANTISED, Precision, Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def request_from_options(
 ) -> ExportRequest:
     """Resolve the command line's options; raise UsageError for what makes no sense."""
     chosen = PRECISIONS if "all" in precisions else tuple(dict.fromkeys(precisions)) or ("fp32",)
-    return ExportRequest(
+    request = ExportRequest(
         precisions=chosen,  # type: ignore[arg-type]
         calibration=Calibration(count=calibration, method=calibration_method),
         profile=profile_from_text(engine_batch),
@@ -70,6 +70,38 @@ def request_from_options(
         ),
         **same,
     )
+    _check_every_option_has_an_effect(request)
+    return request
+
+
+def _check_every_option_has_an_effect(request: ExportRequest) -> None:
+    """Raise UsageError for options of what is not made: taken without a word, they would pass for obeyed."""
+    usual, options, usual_options = ExportRequest(), request.engine_options, EngineOptions()
+    of_engines = {
+        "--flavour": request.flavour != usual.flavour,
+        "--engine-batch": request.profile != usual.profile,
+        "--target": options.targets != usual_options.targets,
+        "--workspace": options.workspace_bytes != usual_options.workspace_bytes,
+        "--tf32": options.tf32,
+        "--timing-cache": options.timing_cache is not None,
+        "--hardware-compatibility": options.hardware_compatibility != usual_options.hardware_compatibility,
+        "--version-compatible": options.version_compatible,
+    }
+    of_int8 = {
+        "--int8": request.int8 != usual.int8,
+        "--calibration": request.calibration.count != usual.calibration.count,
+        "--calibration-method": request.calibration.method != usual.calibration.method,
+    }
+    for wanted, given, what, remedy in (
+        (request.engine, of_engines, "an engine", "--trt"),
+        (not QUANTISED.isdisjoint(request.precisions), of_int8, "int8", "--precision int8"),
+    ):
+        names = [name for name, differs in given.items() if differs]
+        if names and not wanted:
+            raise UsageError(
+                f"{', '.join(names)}: of use for {what} only, and none is asked for.",
+                hint=f"Add `{remedy}`, or leave it out.",
+            )
 
 
 def profile_from_text(text: str) -> BatchProfile:

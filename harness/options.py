@@ -111,7 +111,7 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
             "workspace_mib",
             default=4096,
             show_default=True,
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=1 << 24),  # 16 TiB; the libraries fail beyond 64 bits of bytes.
             metavar="MIB",
             help="Scratch memory of an engine.",
         ),
