@@ -198,6 +198,8 @@ def export(runs: tuple[str, ...], runs_folder: Path, as_json: bool, **options: A
     else:
         columns = ["run", "artifact", "status", "size", "seconds", "note"]
         print_table("Export", columns, [row for outcome in outcomes for row in outcome.rows()])
+        for line in (line for outcome in outcomes for line in outcome.lines()):
+            click.echo(line)
     _exit_on_failures(outcomes)
 
 
