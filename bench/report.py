@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
 from bench.results import TrialResult, results_from_folder
@@ -234,6 +235,10 @@ def _run_lines(report: _RunReport) -> list[str]:
             lines.append(f"- {result.trial.identifier}: **{word}** ({step}; {margin}): {result.verdict.reason}.")
         else:
             lines.append(f"- {result.trial.identifier}: {result.status}: {result.reason}.")
+    spreads = build_spreads(report.run, contract.label_mode, report.results)
+    if spreads:
+        rows = [row[1:] for row in build_rows(spreads)]
+        lines += ["", BUILDS_READING, "", *_table(BUILD_COLUMNS[1:], rows)]
     return [*lines, ""]
 
 
@@ -303,6 +308,10 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
                 "evaluation": report.evaluation,
                 "flips": [flip.model_dump() for flip in report.flips],
                 "trials": [_trial_json(report.results, result) for result in report.results],
+                "builds": [
+                    spread.model_dump(mode="json")
+                    for spread in build_spreads(report.run, report.record.contract.label_mode, report.results)
+                ],
             }
             for report in reports
         ],

@@ -28,7 +28,8 @@ class _Record(BaseModel):
 class Trial(_Record):
     """One artifact in one backend at one batch size.
 
-    `variant` names the file (`eager`: the checkpoint itself), `form` is what its sidecar says that it is.
+    `variant` names the file (`eager`: the checkpoint itself; `fp32~2`: that of build 2), `form` is what its sidecar
+    says that it is.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Trial(_Record):
     backend: str
     precision: str
     form: str = "fp32"
+    build: int = 1
     batch_size: int
     threads: int
 

@@ -198,6 +198,8 @@ def export(runs: tuple[str, ...], runs_folder: Path, as_json: bool, **options: A
     else:
         columns = ["run", "artifact", "status", "size", "seconds", "note"]
         print_table("Export", columns, [row for outcome in outcomes for row in outcome.rows()])
+        for line in (line for outcome in outcomes for line in outcome.lines()):
+            click.echo(line)
     _exit_on_failures(outcomes)
 
 
@@ -262,15 +264,20 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
     Every artifact is compared with the golden answers of its own checkpoint, on the very loaded model that is
     timed. Exit code 3 where a verdict is FAIL.
     """
+    from bench.builds import BUILD_COLUMNS, build_rows, spreads_of_runs
     from bench.many import BenchRequest, bench_many
     from harness.console import console_progress, print_table
     from harness.core.runs import runs_from_names
 
-    outcome = bench_many(runs_from_names(runs_folder, runs), BenchRequest.from_options(**options), console_progress())
+    chosen = runs_from_names(runs_folder, runs)
+    outcome = bench_many(chosen, BenchRequest.from_options(**options), console_progress())
     if as_json:
         click.echo(outcome.json_text())
     else:
         print_table("Bench (test split)", outcome.columns(), outcome.rows())
+        spreads = spreads_of_runs(chosen, outcome.results)
+        if spreads:
+            print_table("Builds", BUILD_COLUMNS, build_rows(spreads))
         for line in outcome.reasons():
             click.echo(line)
     # A FAIL is the gravest news and decides the exit code; errors of other trials are printed all the same.

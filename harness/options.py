@@ -87,6 +87,14 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--openvino", is_flag=True, help="Also as OpenVINO IR."),
         click.option("--triton", is_flag=True, help="Also as a Triton model repository in RUNS/triton."),
+        click.option(
+            "--builds",
+            default=1,
+            show_default=True,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Make everything N times, to see how far builds differ.",
+        ),
         click.option("--trt", "engine", is_flag=True, help="Also as a TensorRT engine."),
         click.option(
             "--flavour",
@@ -117,7 +125,7 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--tf32", is_flag=True, help="Let fp32 engines multiply in TF32 (10 bits of mantissa)."),
         click.option(
-            "--timing-cache", type=path_type, metavar="FILE", help="TensorRT: kernel timings kept between builds."
+            "--timing-cache", type=path_type, metavar="FILE", help="TensorRT: kernel timings kept between exports."
         ),
         click.option(
             "--hardware-compatibility",

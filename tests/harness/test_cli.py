@@ -64,6 +64,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--int8",
         "--openvino",
         "--triton",
+        "--builds",
         "--trt",
         "--flavour",
         "--engine-batch",
