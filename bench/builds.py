@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from bench.results import Trial, TrialResult
+from bench.results import Trial, TrialResult, stored_answers
 from bench.tables import summary_of
 from bench.trials import artifact_kind
 from harness.core.artifacts import read_sidecar
@@ -172,21 +171,16 @@ def _stored_answers(run: RunDirectory, label_mode: LabelMode, result: TrialResul
     form = variant_from_name(result.trial.form)
     if result.parity is None or form is None:
         return None
-    try:
-        path = run.bench_folder / f"{result.trial.identifier}.answers.npz"
-        # Opened here, for of a damaged file NumPy leaves its own open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
-        rows, outputs_bc = arrays["rows"], arrays["outputs_bc"]
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile):
+    arrays = stored_answers(run, result)
+    if arrays is None or not {"rows", "outputs_bc"} <= arrays.keys():
         return None
-    if len(outputs_bc) != result.parity.images:
-        return None
+    rows, outputs_bc = (arrays[name][: result.parity.images] for name in ("rows", "outputs_bc"))
     probabilities_bc = outputs_bc.astype(np.float64)
     if not form.probabilities:
         probabilities_bc = probabilities_from_logits(outputs_bc, label_mode)
-    answers_b = arrays.get("answers_b")
-    if answers_b is None:
+    if "answers_b" in arrays:
+        answers_b = arrays["answers_b"][: result.parity.images]
+    else:
         answers_b = answers_from_probabilities(probabilities_bc, label_mode)
     return _Answers(rows=rows, probabilities_bc=probabilities_bc, answers_b=answers_b)
 

@@ -252,6 +252,7 @@ class _Stored:
         self.run = RunDirectory(folder / "run")
         self.run.bench_folder.mkdir(parents=True)
         self._like = like
+        self._hashes: dict[str, str] = {}
 
     def result(self, build: int, *, form: str = "fp32", median_s: float = 1.0, **changed: Any) -> TrialResult:
         assert self._like.parity is not None
@@ -278,7 +279,16 @@ class _Stored:
         return self._like.model_copy(update=update | changed)
 
     def answer(self, result: TrialResult, **arrays: Any) -> None:
-        np.savez(self.run.bench_folder / f"{result.trial.identifier}.answers.npz", **{"rows": np.arange(4)} | arrays)
+        path = self.run.bench_folder / f"{result.trial.identifier}.answers.npz"
+        np.savez(path, **{"rows": np.arange(4)} | arrays)
+        self._hashes[result.trial.identifier] = sha256_from_file(path)
+
+    def hashed(self, results: list[TrialResult]) -> list[TrialResult]:
+        """Return the results as they would be stored, with the hash of what was answered."""
+        return [
+            result.model_copy(update={"answers_sha256": self._hashes.get(result.trial.identifier)})
+            for result in results
+        ]
 
 
 @pytest.fixture
@@ -291,7 +301,7 @@ def test_the_figures_of_three_builds_are_those_done_by_hand(stored: _Stored) -> 
     for build, median_s in ((3, 1.3), (1, 1.0), (2, 1.1)):  # In any order.
         results.append(stored.result(build, median_s=median_s))
         stored.answer(results[-1], outputs_bc=_LOGITS_NBC[build - 1])
-    (spread,) = build_spreads(stored.run, "multiclass", results)
+    (spread,) = build_spreads(stored.run, "multiclass", stored.hashed(results))
     p_nbc = softmax(_LOGITS_NBC.astype(np.float64), axis=2)
     assert spread.builds == [1, 2, 3]
     assert spread.different_files == 3
@@ -310,7 +320,7 @@ def test_independent_labels_are_compared_by_their_own_probabilities(stored: _Sto
     results = [stored.result(build) for build in (1, 2)]
     for result, logit in zip(results, (0.5, -0.5), strict=True):
         stored.answer(result, outputs_bc=np.full((4, 3), [logit, 1, -9], dtype=np.float32))
-    (spread,) = build_spreads(stored.run, "multilabel", results)
+    (spread,) = build_spreads(stored.run, "multilabel", stored.hashed(results))
     assert spread.max_abs_dp == pytest.approx(1 / (1 + np.exp(-0.5)) - 1 / (1 + np.exp(0.5)))
     # The first class above one half answers: 0 in one build, 1 in the other.
     assert spread.changed_answers == 4
@@ -321,7 +331,7 @@ def test_probabilities_and_answers_that_a_file_gives_are_taken_as_they_are(store
     for result, p, answer in zip(results, (0.4, 0.6), (1, 0), strict=True):
         p_bc = np.full((4, 3), [p, 0.9 - p, 0.1], dtype=np.float32)
         stored.answer(result, outputs_bc=p_bc, answers_b=np.array([answer, 1, 1, 1]))
-    (spread,) = build_spreads(stored.run, "multiclass", results)
+    (spread,) = build_spreads(stored.run, "multiclass", stored.hashed(results))
     assert spread.max_abs_dp == pytest.approx(0.2, abs=1e-7)
     assert spread.changed_answers == 1
 
@@ -348,7 +358,7 @@ def test_answers_that_are_not_there_or_of_other_images_are_left_out_and_counted(
         stored.answer(results[2], outputs_bc=_LOGITS_NBC[2][:3])
     else:
         stored.answer(results[2], logits=_LOGITS_NBC[2])
-    (spread,) = build_spreads(stored.run, "multiclass", results)
+    (spread,) = build_spreads(stored.run, "multiclass", stored.hashed(results))
     assert (spread.answered, spread.timed) == ([1, 2], [1, 2, 3])
     assert (spread.max_abs_dp, spread.changed_answers, spread.largest_accuracy) == (0.0, 0, 0.52)
     assert build_rows([spread])[0][5] == "3 (2 answered)"
@@ -360,9 +370,9 @@ def test_times_of_different_sessions_are_not_compared(stored: _Stored) -> None:
         stored.result(2, created="2030-01-01T00:00:00+00:00", median_s=9.0),
         stored.result(3, created="2030-01-02T00:00:00+00:00", median_s=1.2),
     ]
-    (spread,) = build_spreads(stored.run, "multiclass", results)
+    (spread,) = build_spreads(stored.run, "multiclass", stored.hashed(results))
     assert (spread.timed, spread.largest_median_s) == ([1, 3], 1.2)
-    (spread,) = build_spreads(stored.run, "multiclass", results[:2])
+    (spread,) = build_spreads(stored.run, "multiclass", stored.hashed(results[:2]))
     assert (spread.timed, spread.median_spread) == ([1], None)
 
 
