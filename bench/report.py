@@ -27,7 +27,7 @@ from bench.tables import (
     speed_up_of,
     summary_of,
 )
-from bench.trials import artifact_kind, reference_of_run
+from bench.trials import artifact_kind, deployed_sha256, reference_of_run
 from harness.core.artifacts import verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
@@ -129,7 +129,7 @@ def _stale(run: RunDirectory, result: TrialResult) -> bool:
         sidecar = verified_sidecar(path, kind=artifact_kind(path), remedy="")
     except ArtifactError:
         return result.artifact_sha256 is not None
-    return sidecar.sha256 != result.artifact_sha256
+    return deployed_sha256(sidecar) != result.artifact_sha256
 
 
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:

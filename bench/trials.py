@@ -240,6 +240,12 @@ def _calibration_problems(path: Path, sidecar: Sidecar, evaluation_set: Evaluati
     return [f"{path.name} was calibrated on {shared} images that judge it"] if shared else []
 
 
+def deployed_sha256(sidecar: Sidecar) -> str:
+    """Return the hash of what is shipped; an OpenVINO model's includes that of its weights."""
+    weights_sha256 = sidecar.details.get("weights_sha256")
+    return sidecar.sha256 if weights_sha256 is None else sha256_from_text(f"{sidecar.sha256} {weights_sha256}")
+
+
 def deployed_bytes(sidecar: Sidecar) -> int:
     """Return the size of what is shipped: an OpenVINO model's weights lie in a file of their own."""
     weights_bytes = sidecar.details.get("weights_bytes", 0)
@@ -288,7 +294,7 @@ def kept_results(
         whole = sidecar is not None and not problems and result.status == "measured"
         whole = whole and stored_answers(reference.run, result) is not None
         available = result.status == "unavailable" and unavailability(trial) == result.reason
-        if not same or not (available or (whole and sidecar and sidecar.sha256 == result.artifact_sha256)):
+        if not same or not (available or (whole and sidecar and deployed_sha256(sidecar) == result.artifact_sha256)):
             return None
         results.append(result)
     sessions = {result.created for result in results}
