@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.results import Trial, TrialResult, stored_answers
 from bench.tables import summary_of
-from bench.trials import artifact_kind
+from bench.trials import artifact_kind, deployed_sha256
 from harness.core.artifacts import read_sidecar
 from harness.core.cases import LabelMode
 from harness.core.errors import ArtifactError
@@ -106,7 +106,7 @@ def _name_in_every_build(trial: Trial) -> str:
 
 def _spread(run: RunDirectory, label_mode: LabelMode, name: str, group: list[TrialResult]) -> BuildSpread:
     trial = group[0].trial
-    hashes = [_hashes_of_files(run, result) for result in group]
+    hashes = [_hash_of_files(run, result) for result in group]
     return BuildSpread(
         run=run.name,
         artifact=name,
@@ -120,18 +120,15 @@ def _spread(run: RunDirectory, label_mode: LabelMode, name: str, group: list[Tri
     )
 
 
-def _hashes_of_files(run: RunDirectory, result: TrialResult) -> tuple[str, ...] | None:
-    """Return the hashes of a build's files, of an OpenVINO model also that of its weights; None where unknown."""
+def _hash_of_files(run: RunDirectory, result: TrialResult) -> str | None:
+    """Return the hash of what was measured, or of what lies there where nothing could measure it; None: unknown."""
+    if result.artifact_sha256 is not None:
+        return result.artifact_sha256
     path = run.folder / result.trial.artifact
-    measured = result.artifact_sha256
     try:
-        sidecar = read_sidecar(path, kind=artifact_kind(path), remedy="")
+        return deployed_sha256(read_sidecar(path, kind=artifact_kind(path), remedy=""))
     except ArtifactError:
-        return None if measured is None else (measured,)
-    if measured not in (None, sidecar.sha256):
-        return (measured,) if measured else None
-    weights = sidecar.details.get("weights_sha256")
-    return (sidecar.sha256,) if weights is None else (sidecar.sha256, str(weights))
+        return None
 
 
 def _figures_of_answers(

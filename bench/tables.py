@@ -161,3 +161,12 @@ def operating_rows(results: list[TrialResult]) -> list[list[str]]:
         low, high = point.auroc.loss_interval_90
         rows.append([result.trial.identifier, *cells, area, f"[{low:+.4f}, {high:+.4f}]"])
     return rows
+
+
+def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table; no cell can break it."""
+
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return [line(columns), f"|{'---|' * len(columns)}", *map(line, rows)]

@@ -90,6 +90,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--json",
     },
     "report": {"--runs", "--json"},
+    "compare": {"--markdown", "--strict", "--json"},
     "doctor": {"--json"},
 }
 
@@ -170,6 +171,8 @@ def test_opening_the_front_door_loads_no_library_and_no_stage() -> None:
         (("export", "--trt", "--calibration", "64"), 2, "Add `--precision int8`"),
         (("bench", "somewhere"), 2, "no run named somewhere"),
         (("report",), 2, "There are no runs"),
+        (("compare", "a"), 2, "Missing argument 'NEW'"),
+        (("compare", "a", "b"), 1, "Error: a does not exist."),
         (("inspect",), 2, "Missing argument 'FILE...'"),
         (("inspect", "fp32.onnx"), 1, "fp32.onnx does not exist"),
         (("data", "prepare", ".", "out", "--split", "1/1/1"), 2, "three positive fractions"),
