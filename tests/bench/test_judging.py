@@ -187,6 +187,10 @@ def test_the_report_shows_flips_other_splits_and_the_operating_point(spoilt: tup
     assert "bench/flips/" in text
     assert "flatters it" in text
     assert "Some finding against normal" in text
+    classes = spoilt[1].results[0].parity.classes  # type: ignore[union-attr]
+    for each in classes:
+        shown = f"| {each.name} | {each.images} | {each.lost} | {each.gained} |"
+        assert (shown in text) is bool(each.lost or each.gained)
     assert len(content["runs"][0]["flips"]) == spoilt[1].results[0].parity.changed_answers  # type: ignore[union-attr]
 
 
