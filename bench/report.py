@@ -16,6 +16,7 @@ from typing import Any
 from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
+from bench.pytest_benchmark_json import write_pytest_benchmark_json
 from bench.results import TrialResult, results_from_folder
 from bench.tables import (
     BENCH_COLUMNS,
@@ -53,8 +54,11 @@ class _RunReport:
     flips: list[Flip]
 
 
-def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
-    """Write report.md, report.json and report.csv into RUNS/report and return their paths."""
+def write_report(runs_folder: Path, runs: list[RunDirectory], pytest_benchmark: Path | None = None) -> list[Path]:
+    """Write report.md, report.json and report.csv into RUNS/report and return their paths.
+
+    Where `pytest_benchmark` names a file, the times go there too, in that tool's own form.
+    """
     reports, problems = [], []
     for run in runs:
         try:
@@ -81,7 +85,11 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     }
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
-    return [folder / name for name in texts]
+    paths = [folder / name for name in texts]
+    if pytest_benchmark is not None:
+        write_pytest_benchmark_json(pytest_benchmark, [result for each in reports for result in each.results])
+        paths.append(pytest_benchmark)
+    return paths
 
 
 def _recomputed(run: RunDirectory, results: list[TrialResult]) -> tuple[list[TrialResult], list[Flip], list[str]]:

@@ -284,17 +284,19 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
     _exit_on_failures(outcome.failures, verdict_failed=outcome.verdict_failed(require_pass=require_pass))
 
 
-@cli.command(epilog="Example: harness report --runs demo/runs")
+@cli.command(epilog="Example: harness report --runs demo/runs --pytest-benchmark times.json")
 @runs_option
+@click.option("--pytest-benchmark", type=path_type, metavar="FILE", help="Also all times as JSON of pytest-benchmark.")
 @json_option
-def report(runs_folder: Path, as_json: bool) -> None:
+def report(runs_folder: Path, pytest_benchmark: Path | None, as_json: bool) -> None:
     """Write RUNS/report: report.md, report.json and report.csv from everything measured so far."""
     from bench.report import write_report
     from harness.core.runs import runs_from_names
 
-    paths = write_report(runs_folder, runs_from_names(runs_folder, ()))
+    paths = write_report(runs_folder, runs_from_names(runs_folder, ()), pytest_benchmark)
     if as_json:
-        click.echo(json.dumps({path.suffix[1:]: str(path) for path in paths}))
+        named = {path.suffix[1:]: str(path) for path in paths[:3]}
+        click.echo(json.dumps(named | ({"pytest_benchmark": str(pytest_benchmark)} if pytest_benchmark else {})))
     else:
         for path in paths:
             click.echo(str(path))

@@ -89,7 +89,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--force",
         "--json",
     },
-    "report": {"--runs", "--json"},
+    "report": {"--runs", "--pytest-benchmark", "--json"},
     "compare": {"--markdown", "--strict", "--json"},
     "doctor": {"--json"},
 }
