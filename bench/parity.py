@@ -109,9 +109,12 @@ def parity_from_evidence(evidence: Evidence) -> Parity:
 
 def _repeats(evidence: Evidence, repeats: Mapping[str, Float32s]) -> dict[str, float]:
     found = {}
+    answered_bc = evidence.answers.candidate_bc
+    if evidence.other_candidate_bc is not None:  # A batch may be larger than the splits that decide.
+        answered_bc = np.concatenate([answered_bc, evidence.candidate_probabilities(evidence.other_candidate_bc)])
     for name, outputs in repeats.items():
         again_kbc = outputs.reshape(-1, *outputs.shape[-2:])
-        first_bc = evidence.answers.candidate_bc[: again_kbc.shape[1]]
+        first_bc = answered_bc[: again_kbc.shape[1]]
         # NaN must not hide here: a comparison with NaN is false, and so large a number is above any limit.
         found[name] = max(
             float(np.nan_to_num(np.abs(evidence.candidate_probabilities(again_bc) - first_bc), nan=1e9).max())
