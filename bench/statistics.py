@@ -150,7 +150,7 @@ def kl_divergence(
 
 def images_for_margin(margin: float, changed_share: float) -> int:
     """Return about how many images prove a margin: exact without changed answers, else at 90 % power and no loss."""
-    without_changes = math.ceil(math.log(1 - _CONFIDENCE) / math.log(1 - margin))
+    without_changes = math.ceil(math.log(1 - _CONFIDENCE) / math.log1p(-margin))
     z = float(stats.norm.ppf(_CONFIDENCE) + stats.norm.ppf(0.90))
     return max(without_changes, math.ceil(z * z * changed_share / margin**2))
 

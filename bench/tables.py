@@ -38,6 +38,7 @@ PARITY_COLUMNS = [
     "mean |dp|",
     "other rows and batches",
 ]
+CLASS_COLUMNS = ["trial", "class", "images", "lost", "gained", "recall", "recall loss (90 %)"]
 OPERATING_COLUMNS = ["trial", "threshold", "changed sides", "sensitivity", "specificity", "AUROC", "AUROC loss (90 %)"]
 
 
@@ -129,6 +130,24 @@ def _parity_row(trial: Trial, parity: Parity) -> list[str]:
         f"{parity.reference_brier:.3f} > {parity.brier:.3f}",
         f"{parity.reference_ece:.3f} > {parity.ece:.3f}",
         *closing,
+    ]
+
+
+def class_rows(results: list[TrialResult]) -> list[list[str]]:
+    """Return one row of CLASS_COLUMNS for every labelled class of each result in which an answer changed."""
+    return [
+        [
+            result.trial.identifier,
+            each.name,
+            str(each.images),
+            str(each.lost),
+            str(each.gained),
+            f"{100 * each.reference_recall:.1f} > {100 * each.recall:.1f} %",
+            f"{_points(each.recall_loss_interval_90)} pp",
+        ]
+        for result in results
+        if result.parity is not None and result.parity.changed_answers
+        for each in result.parity.classes
     ]
 
 
