@@ -396,6 +396,29 @@ def test_inconclusive_says_what_the_split_could_show_and_how_many_images_would_d
     assert "margin of 1" in verdict.reason
 
 
+def test_a_class_without_an_image_does_not_make_a_loss_look_smaller() -> None:
+    labels_b = np.repeat([0, 1], [100, 2000])
+    candidate_b = np.where(np.arange(2100) < 5, 1, labels_b)
+    without, beside = (
+        judged(
+            replace(
+                _evidence(labels_b, candidate_b, precision="int8"),
+                class_names=_NAMES[:count],
+                golden_bc=_logits(labels_b)[:, :count],
+                candidate_bc=_logits(candidate_b)[:, :count],
+                reference_logits_bc=_logits(labels_b)[:, :count],
+            )
+        )
+        for count in (2, 3)
+    )
+    assert without[0].word is Word.INCONCLUSIVE
+    assert "macro-F1 may be" in without[0].reason
+    assert beside[0] == without[0]
+    assert beside[1] is not None
+    assert without[1] is not None
+    assert beside[1].macro_f1 == without[1].macro_f1
+
+
 def test_inconclusive_does_not_ask_for_fewer_images_than_there_are() -> None:
     labels_b = _labels(3000)
     verdict = _verdict(_evidence(labels_b, _with_changes(labels_b, np.arange(27)), precision="int8"))
