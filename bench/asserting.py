@@ -211,8 +211,9 @@ def _refuse(golden_nc: Float32s, label_mode: LabelMode) -> None:
 
 
 def _logits(probabilities: Float32s, label_mode: LabelMode) -> Float32s:
-    """Return logits that stand for these probabilities; a probability of 0 becomes a very small one."""
-    wide: Floats = np.clip(probabilities.astype(np.float64), _EDGE, 1 - _EDGE)
+    """Return logits that stand for these probabilities; 0 becomes a very small one, and what is no number stays so."""
+    finite = np.isfinite(probabilities)
+    wide: Floats = np.where(finite, np.clip(probabilities.astype(np.float64), _EDGE, 1 - _EDGE), np.nan)
     return np.asarray(np.log(wide) if label_mode == "multiclass" else special.logit(wide), dtype=np.float32)
 
 

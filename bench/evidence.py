@@ -27,12 +27,13 @@ Floats = npt.NDArray[np.float64]
 class Evidence:
     """Everything that a verdict depends on.
 
-    `repeats` are answers to the first images again, in other rows and in batches of other sizes: a name in words, and
-    outputs [b, c] or [k, b, c]. Where a candidate gives probabilities, they are compared with the golden's at the same
-    temperature, and `candidate_answers_b` are the answers it gives beside them. `reference_labels_b` and
-    `reference_logits_bc` judge the reference: the judged images, or, where those have no labels, validation. The
-    `other_` answers are to images that add evidence of agreement and decide nothing. `reference_trusted`: somebody
-    answers for the reference, because no image has a label (bench/asserting.py); `harness bench` never says so.
+    `repeats` are answers to the first images again, the `other_` ones following the judged, in other rows and in
+    batches of other sizes: a name in words, and outputs [b, c] or [k, b, c]. Where a candidate gives probabilities,
+    they are compared with the golden's at the same temperature, and `candidate_answers_b` are the answers it gives
+    beside them. `reference_labels_b` and `reference_logits_bc` judge the reference: the judged images, or, where those
+    have no labels, validation. The `other_` answers are to images that add evidence of agreement and decide nothing.
+    `reference_trusted`: somebody answers for the reference, because no image has a label (bench/asserting.py);
+    `harness bench` never says so.
     """
 
     class_names: tuple[str, ...]

@@ -1,6 +1,7 @@
 """Every image whose answer changed: which, from what to what, how sure, and for better or worse.
 
-`bench/flips.csv` of a run holds a row for each image and trial, `bench/flips/<row>.png` the image as the model saw it.
+`bench/flips.csv` of a run holds a row for each image and trial, `bench/flips/<row>.png` the image as the model saw it,
+of the first 500 images.
 A person who must decide about a conversion looks at these before anything else.
 """
 
@@ -15,13 +16,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from bench.judging import answered_rows, answers_of_result, evidence_of_result
-from bench.results import TrialResult
-from bench.trials import Reference
+from bench.judging import answered_rows, answers_of_result, evidence_of_result, recomputed
+from bench.results import TrialResult, result_from_file
+from bench.trials import Reference, is_stale
+from harness.core.errors import ArtifactError
 from harness.core.files import write_atomically, write_text_atomically
 from harness.core.metrics import UNLABELLED
 
 _THUMBNAIL_PX = 160
+# Nobody looks at more, and a conversion that is altogether wrong changes every answer of a large split.
+_MOST_THUMBNAILS = 500
 
 
 class Flip(BaseModel):
@@ -93,10 +97,11 @@ def write_flips(reference: Reference, results: Iterable[TrialResult]) -> list[Fl
     """Write flips.csv and the images of a run anew from these results of it, and return the flips."""
     flips = [flip for result in results for flip in flips_of_result(reference, result)]
     folder = thumbnails_folder(reference.run.bench_folder)
-    wanted = {folder / f"{flip.row}.png" for flip in flips}
+    rows = list(dict.fromkeys(flip.row for flip in flips))[:_MOST_THUMBNAILS]
+    wanted = {folder / f"{row}.png" for row in rows}
     for path in set(folder.glob("*.png")) - wanted:
         path.unlink()
-    for row in {flip.row for flip in flips}:
+    for row in rows:
         path = folder / f"{row}.png"
         if not path.is_file():
             write_atomically(path, partial(_write_thumbnail, reference, row))
@@ -104,6 +109,20 @@ def write_flips(reference: Reference, results: Iterable[TrialResult]) -> list[Fl
     if flips or path.is_file():
         write_text_atomically(path, _csv(flips, reference.contract.class_names))
     return flips
+
+
+def with_earlier_results(reference: Reference, results: list[TrialResult]) -> list[TrialResult]:
+    """Return these results of a run and those that were measured before and still stand: flips.csv is of all."""
+    measured = {result.trial.identifier for result in results}
+    earlier = []
+    for path in sorted(reference.run.bench_folder.glob("*.json")):
+        try:
+            result = result_from_file(path)
+            if result.trial.identifier not in measured and not is_stale(reference.run, result):
+                earlier.append(recomputed(reference, result))
+        except ArtifactError:  # Malformed, or its answers were changed: the report names it.
+            continue
+    return [*results, *earlier]
 
 
 def thumbnails_folder(bench_folder: Path) -> Path:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.evidence import Evidence
 from bench.parity import Parity, parity_from_evidence, reference_p
-from bench.statistics import images_for_margin
+from bench.statistics import images_for_margin, tango_p
 from harness.core.metrics import UNLABELLED, answers_from_probabilities, probabilities_from_logits
 from harness.core.variants import SMALLEST_AGREEMENT
 
@@ -180,8 +180,9 @@ def _evidence_verdict(evidence: Evidence, parity: Parity) -> Verdict:
     if f1_holds and parity.changed_share_bound <= margin:
         bound = 100 * parity.changed_share_bound
         return _passed(f"{changed}, so at most {bound:.2f} % change (95 %), margin {points:g} points")
-    if f1_holds and parity.non_inferiority_p is not None and parity.non_inferiority_p < _SIGNIFICANCE:
-        return _passed(f"{changed}; loss below {points:g} points with p = {parity.non_inferiority_p:.3g} (Tango)")
+    p = _non_inferiority_p(evidence, parity)
+    if f1_holds and p is not None and p < _SIGNIFICANCE:
+        return _passed(f"{changed}; loss below {points:g} points with p = {p:.3g} (Tango)")
     if not f1_holds and f1_interval is not None:
         reason = f"macro-F1 may be {100 * f1_interval[1]:.2f} points lower, twice the margin is {2 * points:g}"
     else:
@@ -190,11 +191,24 @@ def _evidence_verdict(evidence: Evidence, parity: Parity) -> Verdict:
             smallest = min(smallest, parity.loss_interval_90[1])
         reason = f"{changed}; this split can show no loss below {100 * smallest:.2f} points"
     needed = images_for_margin(margin, parity.changed_answers / parity.images)
-    return Verdict(
-        word=Word.INCONCLUSIVE,
-        step="evidence",
-        reason=f"{reason}; about {needed} test images would decide at a margin of {points:g} points",
-    )
+    remedy = f"about {needed} test images would decide at a margin of {points:g} points"
+    if needed <= parity.images:  # They would, were the true loss 0; so many are there already.
+        remedy = f"{parity.images} images did not decide: the true loss may be near the margin of {points:g} points"
+    return Verdict(word=Word.INCONCLUSIVE, step="evidence", reason=f"{reason}; {remedy}")
+
+
+def _non_inferiority_p(evidence: Evidence, parity: Parity) -> float | None:
+    """Return the p-value that has to be small, None without labels.
+
+    Where some images have no label, those that have one are no sample of the others (they may be another split), so
+    the loss must be shown twice: on the labelled, and on all with every changed answer without label taken for lost.
+    """
+    if parity.non_inferiority_p is None or parity.table is None or parity.labelled == parity.images:
+        return parity.non_inferiority_p
+    _, lost, gained, _ = parity.table
+    answers = evidence.answers
+    unknown = int(((answers.golden_b != answers.candidate_b) & ~evidence.labelled_b).sum())
+    return max(parity.non_inferiority_p, tango_p(lost + unknown, gained, parity.images, evidence.margin))
 
 
 def _passed(reason: str) -> Verdict:

@@ -21,6 +21,7 @@ from harness.core.errors import ArtifactError
 from harness.core.variants import variant_from_name
 
 _ROWS = "another row of the batch"
+_WANTED = {"rows", "outputs_bc", "pair_bc"}
 
 
 def judged_splits(splits: Splits, sidecar: Sidecar | None) -> tuple[str, ...]:
@@ -49,23 +50,35 @@ def verdict_from_answers(
 def recomputed(reference: Reference, result: TrialResult) -> TrialResult:
     """Return a result with verdict and parity computed again from its stored answers.
 
-    Raises ArtifactError where the answers are missing or were changed. What has no answers is returned as it is: a
+    Raises ArtifactError where the answers are missing or were changed. What never had any is returned as it is: a
     trial that failed or could not run, or whose artifact broke the contract.
     """
-    if result.answers_sha256 is None or result.verdict is None:
+    if result.verdict is None or never_answered(result):
         return result
     answers = answers_of_result(reference, result)
-    _, problems = checked_artifact(reference, result.trial)
+    sidecar, problems = checked_artifact(reference, result.trial)
+    if sidecar is not None and judged_splits(result.splits, sidecar) != result.judged_splits:
+        raise ArtifactError(
+            f"{result.trial.run} {result.trial.identifier} was judged on {' and '.join(result.judged_splits)}, which "
+            "do not judge this artifact.",
+            hint="`harness bench --force` measures again.",
+        )
     verdict, parity = verdict_from_answers(reference, result, problems, answers)
     return result.model_copy(update={"verdict": verdict, "parity": parity})
+
+
+def never_answered(result: TrialResult) -> bool:
+    """Tell whether a trial needs no answers: its artifact broke the contract and was not run."""
+    return result.answers_sha256 is None and result.verdict is not None and result.verdict.step == "contract"
 
 
 def answers_of_result(reference: Reference, result: TrialResult) -> Answers:
     """Return a trial's stored answers; raise ArtifactError where they are missing or were changed."""
     answers = stored_answers(reference.run, result)
-    if answers is None:
+    if answers is None or _WANTED - answers.keys():
+        what = "missing or were changed" if answers is None else "not those of this version"
         raise ArtifactError(
-            f"The answers of {result.trial.run} {result.trial.identifier} are missing or were changed.",
+            f"The answers of {result.trial.run} {result.trial.identifier} are {what}.",
             hint="`harness bench --force` measures again.",
         )
     return answers

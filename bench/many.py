@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.backends.interface import LoadRequest
-from bench.flips import write_flips
+from bench.flips import with_earlier_results, write_flips
 from bench.gate import Word
-from bench.judging import answered_rows, judged_splits, verdict_from_answers
+from bench.judging import answered_rows, judged_splits, recomputed, verdict_from_answers
 from bench.messages import Answer, Answered, Load, Loaded
 from bench.results import Splits, Trial, TrialResult, answers_from_file, answers_path
 from bench.tables import BENCH_COLUMNS, bench_rows
@@ -33,14 +33,16 @@ from bench.trials import (
     unavailability,
 )
 from bench.worker_process import WorkerProcess
-from harness.core.errors import BackendError, HarnessError, UsageError
+from harness.core.errors import ArtifactError, BackendError, HarnessError, UsageError
 from harness.core.files import sha256_from_file, write_text_atomically
 from harness.core.interrupts import interrupts_held
+from harness.core.lock import run_lock
 from harness.core.machine import core_count, machine_description
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
 
 _DEFAULT_BATCH_SIZES = (1, 8)
+_SMALLEST_MARGIN = 1e-6
 # Answers must not depend on the size of the batch; 5 is what is left over at the end of a data set.
 _OTHER_BATCHES = (1, 5, 8, 32)
 
@@ -70,7 +72,14 @@ class BenchRequest:
         quick: bool,
         force: bool,
     ) -> BenchRequest:
-        """Resolve the command line's options: none named means all, 0 threads one per core."""
+        """Resolve the command line's options: none named means all, 0 threads one per core.
+
+        Raises UsageError for a margin that is no loss: NaN is below no bound, and nothing would exceed it.
+        """
+        if not _SMALLEST_MARGIN <= margin <= 100:
+            raise UsageError(
+                f"The margin is {margin:g} percentage points.", hint=f"Give {_SMALLEST_MARGIN:g} to 100; 1 is usual."
+            )
         return BenchRequest(
             backends=tuple(dict.fromkeys(backends)) or tuple(available_backends()),
             asked_backends=bool(backends),
@@ -128,43 +137,56 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
     Every finished trial is on disk before the next group begins.
     """
     outcome = BenchOutcome()
-    missing = {name for name, why in available_backends().items() if why}
     for number, run in enumerate(runs, start=1):
         progress.say(f"[{number}/{len(runs)}] {run.name}")
         try:
-            reference = reference_of_run(run)
+            run.finished_record()
+            # An export would exchange the files under measurement, a second bench the answers.
+            with run_lock(run.folder):
+                _bench_run(run, request, outcome, progress)
         except HarnessError as error:
             outcome.failures.append(FailedRow(name=run.name, error=error))
-            continue
-        trials = trials_of_run(run, request.backends, request.batch_sizes, request.threads)
-        if not trials:
-            nothing = UsageError(
-                f"{run.name} has nothing for {', '.join(request.backends)}.", hint="Run `harness export` first."
-            )
-            outcome.failures.append(FailedRow(name=run.name, error=nothing))
-        for batch_size, group in groupby(trials, key=lambda trial: trial.batch_size):
-            members = list(group)
-            results: Iterable[TrialResult] | None = None
-            if not request.force:
-                results = kept_results(
-                    reference, members, request.margin, request.splits, request.plan.quick, machine_description()
-                )
-            if results is not None:
-                progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
-            else:
-                results = _group_results(reference, members, batch_size, request, progress)
-            for result in results:
-                _keep(run, result)
-                outcome.results.append(result)
-                asked = request.asked_backends and result.trial.backend in missing
-                if result.status == "failed" or (result.status == "unavailable" and asked):
-                    hint = f"Its log is in {run.bench_folder}."
-                    failure = BackendError(f"{run.name} {result.trial.identifier}: {result.reason}", hint=hint)
-                    outcome.failures.append(FailedRow(name=run.name, error=failure))
-        flips = write_flips(reference, [each for each in outcome.results if each.trial.run == run.name])
-        if flips:
-            progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
     return outcome
+
+
+def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, progress: Progress) -> None:
+    """Add a run's results and failures to the outcome; raise HarnessError where nothing of it can be trusted."""
+    reference = reference_of_run(run)
+    missing = {name for name, why in available_backends().items() if why}
+    trials = trials_of_run(run, request.backends, request.batch_sizes, request.threads)
+    if not trials:
+        raise UsageError(
+            f"{run.name} has nothing for {', '.join(request.backends)}.", hint="Run `harness export` first."
+        )
+    for batch_size, group in groupby(trials, key=lambda trial: trial.batch_size):
+        members = list(group)
+        results: Iterable[TrialResult] | None = None if request.force else _kept(reference, members, request)
+        if results is not None:
+            progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
+        else:
+            results = _group_results(reference, members, batch_size, request, progress)
+        for result in results:
+            _keep(run, result)
+            outcome.results.append(result)
+            asked = request.asked_backends and result.trial.backend in missing
+            if result.status == "failed" or (result.status == "unavailable" and asked):
+                hint = f"Its log is in {run.bench_folder}."
+                failure = BackendError(f"{run.name} {result.trial.identifier}: {result.reason}", hint=hint)
+                outcome.failures.append(FailedRow(name=run.name, error=failure))
+    measured = [each for each in outcome.results if each.trial.run == run.name]
+    flips = write_flips(reference, with_earlier_results(reference, measured))
+    if flips:
+        progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
+
+
+def _kept(reference: Reference, trials: list[Trial], request: BenchRequest) -> list[TrialResult] | None:
+    """Return the results of an earlier measurement that is still true, judged again; None where there is none."""
+    kept = kept_results(reference, trials, request.margin, request.splits, request.plan.quick, machine_description())
+    try:
+        # A record's word is believed no more here than by a report: labels or rules may be others since.
+        return None if kept is None else [recomputed(reference, each) for each in kept]
+    except ArtifactError:
+        return None
 
 
 def _keep(run: RunDirectory, result: TrialResult) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
-from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -21,6 +20,7 @@ from bench.statistics import (
     expected_calibration_error,
     kl_divergence,
     largest_share,
+    macro_f1,
     macro_f1_loss_interval,
     tango_interval,
     tango_p,
@@ -109,9 +109,12 @@ def parity_from_evidence(evidence: Evidence) -> Parity:
 
 def _repeats(evidence: Evidence, repeats: Mapping[str, Float32s]) -> dict[str, float]:
     found = {}
+    answered_bc = evidence.answers.candidate_bc
+    if evidence.other_candidate_bc is not None:  # A batch may be larger than the splits that decide.
+        answered_bc = np.concatenate([answered_bc, evidence.candidate_probabilities(evidence.other_candidate_bc)])
     for name, outputs in repeats.items():
         again_kbc = outputs.reshape(-1, *outputs.shape[-2:])
-        first_bc = evidence.answers.candidate_bc[: again_kbc.shape[1]]
+        first_bc = answered_bc[: again_kbc.shape[1]]
         # NaN must not hide here: a comparison with NaN is false, and so large a number is above any limit.
         found[name] = max(
             float(np.nan_to_num(np.abs(evidence.candidate_probabilities(again_bc) - first_bc), nan=1e9).max())
@@ -146,8 +149,8 @@ def _labelled_figures(evidence: Evidence) -> dict[str, object]:
         "mcnemar_p": float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue),
         "loss_interval_90": tango_interval(lost, gained, count),
         "non_inferiority_p": tango_p(lost, gained, count, evidence.margin),
-        "reference_macro_f1": _macro_f1(labels_b, golden_b, class_count),
-        "macro_f1": _macro_f1(labels_b, candidate_b, class_count),
+        "reference_macro_f1": macro_f1(labels_b, golden_b),
+        "macro_f1": macro_f1(labels_b, candidate_b),
         "macro_f1_loss_interval_90": macro_f1_loss_interval(labels_b, golden_b, candidate_b, class_count),
         "reference_brier": brier_score(golden_bc, labels_b),
         "brier": brier_score(candidate_bc, labels_b),
@@ -165,10 +168,6 @@ def _labelled_figures(evidence: Evidence) -> dict[str, object]:
 def _wilson(right: int, count: int) -> tuple[float, float]:
     low, high = proportion_confint(right, count, alpha=0.05, method="wilson")
     return float(low), float(high)
-
-
-def _macro_f1(labels_b: Integers, answers_b: Integers, class_count: int) -> float:
-    return float(f1_score(labels_b, answers_b, labels=range(class_count), average="macro", zero_division=0))
 
 
 def _confidence(probabilities_bc: Floats, answers_b: Integers) -> Floats:

@@ -20,23 +20,25 @@ from bench.pytest_benchmark_json import write_pytest_benchmark_json
 from bench.results import TrialResult, results_from_folder
 from bench.tables import (
     BENCH_COLUMNS,
+    CLASS_COLUMNS,
     OPERATING_COLUMNS,
     PARITY_COLUMNS,
     bench_rows,
+    class_rows,
     operating_rows,
     parity_rows,
     speed_up_of,
     summary_of,
 )
-from bench.trials import artifact_kind, deployed_sha256, reference_of_run
-from harness.core.artifacts import verified_sidecar
+from bench.trials import is_stale, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
 from harness.core.runs import RunDirectory, RunRecord
 
 _READING = """\
 How to read this: **PASS** means ship, **FAIL** do not ship (and is not timed), **INCONCLUSIVE** and **NO VERDICT** not
-enough evidence. Agreement, accuracy change and max |dp| compare with eager PyTorch in float32 on the test split.
+enough evidence. Agreement, accuracy change and max |dp| compare with eager PyTorch in float32 on the images that judge:
+the test split, and validation where a line says so.
 Latency is end to end (input copied in, computed, answer copied out) in a closed loop: service time only, no queueing.
 A percentile is given only where its sample has a finite 95 % order-statistic interval. `x eager` is the median over
 rounds of PyTorch eager's time divided by this trial's, measured in turn in the same rounds, and the range of the
@@ -64,7 +66,7 @@ def write_report(runs_folder: Path, runs: list[RunDirectory], pytest_benchmark: 
         try:
             evaluation = _evaluation(run)
             results = _in_order(results_from_folder(run.bench_folder))
-            stale = [result.trial.identifier for result in results if _stale(run, result)]
+            stale = [result.trial.identifier for result in results if is_stale(run, result)]
             if stale:
                 problems.append(
                     f"{run.name}: left out, for the artifacts have changed since (`harness bench` measures again): "
@@ -126,18 +128,6 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
     except ValueError as error:  # No UTF-8 and no JSON are both ValueErrors.
         raise ArtifactError(f"{run.evaluation} is not readable: {error}", hint="Train the run again.") from error
     return content if isinstance(content, dict) else {}
-
-
-def _stale(run: RunDirectory, result: TrialResult) -> bool:
-    """Tell whether the artifact is no longer the one that was measured; a damaged one that is whole again is not."""
-    if result.status == "unavailable":
-        return False
-    path = run.folder / result.trial.artifact
-    try:
-        sidecar = verified_sidecar(path, kind=artifact_kind(path), remedy="")
-    except ArtifactError:
-        return result.artifact_sha256 is not None
-    return deployed_sha256(sidecar) != result.artifact_sha256
 
 
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:
@@ -238,7 +228,7 @@ def _run_lines(report: _RunReport) -> list[str]:
     lines += _detail_lines(report)
     for result in report.results:
         if result.verdict is not None:
-            margin = f"margin {100 * result.margin:g} pp"
+            margin = f"margin {100 * result.margin:g} pp, judged on {' and '.join(result.judged_splits)}"
             word, step = result.verdict.word.value, result.verdict.step
             lines.append(f"- {result.trial.identifier}: **{word}** ({step}; {margin}): {result.verdict.reason}.")
         else:
@@ -260,6 +250,7 @@ def _detail_lines(report: _RunReport) -> list[str]:
             OPERATING_COLUMNS,
             operating_rows(report.results),
         ),
+        ("Changed answers by class:", CLASS_COLUMNS, class_rows(report.results)),
     ):
         if rows:
             lines += [title, "", *_table(columns, rows), ""]

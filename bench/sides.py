@@ -13,10 +13,17 @@ from typing import Literal
 import numpy as np
 
 from bench.gate import Word
-from bench.judging import answered_rows, answers_of_result, evidence_of_result, recomputed, verdict_from_answers
+from bench.judging import (
+    answered_rows,
+    answers_of_result,
+    evidence_of_result,
+    never_answered,
+    recomputed,
+    verdict_from_answers,
+)
 from bench.paired import FilmAnswers, film_answers_from_rows
 from bench.results import TrialResult, answers_path, result_from_file, results_from_folder
-from bench.trials import Reference, checked_artifact, reference_of_run
+from bench.trials import Reference, checked_artifact, deployed_sha256, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.metrics import answers_from_probabilities, probabilities_from_logits
 from harness.core.runs import RunDirectory, RunRecord
@@ -153,21 +160,24 @@ def _baseline(result: TrialResult, judged: JudgedTrial) -> JudgedTrial:
 
 def _judged(reference: Reference, result: TrialResult) -> JudgedTrial:
     """Judge a trial again by its stored answers; one that has none, for it failed or was not run, stands as it is."""
-    if result.answers_sha256 is None or result.verdict is None:
+    if result.verdict is None or never_answered(result):
         return JudgedTrial(result=result)
-    if not answers_path(reference.run, result.trial).is_file():
+    if result.answers_sha256 is not None and not answers_path(reference.run, result.trial).is_file():
         return JudgedTrial(result=result, notes=("its answers are not there: the record's own verdict and figures",))
     try:
         answers = answers_of_result(reference, result)
+        films = _film_answers(reference, result)
     except ArtifactError:
         return JudgedTrial(result=result, standing="changed", notes=("its stored answers were changed since",))
-    films = _film_answers(reference, result)
     there = (reference.run.folder / result.trial.artifact).is_file()
     if _made_again(reference, result, there):
         note = f"{result.trial.artifact} was made again after it was measured"
         return JudgedTrial(result=result, standing="stale", answers=films, notes=(note,))
     if there:
-        fresh = recomputed(reference, result)
+        try:
+            fresh = recomputed(reference, result)
+        except ArtifactError as error:
+            return JudgedTrial(result=result, standing="changed", answers=films, notes=(error.message,))
         return JudgedTrial(result=fresh, answers=films, notes=_moved(result, fresh))
     verdict, parity = verdict_from_answers(reference, result, [], answers)
     fresh = result.model_copy(update={"verdict": verdict, "parity": parity})
@@ -179,7 +189,7 @@ def _made_again(reference: Reference, result: TrialResult, there: bool) -> bool:
     if result.trial.variant == "eager":  # The golden knows its checkpoint, there or not.
         return result.artifact_sha256 != reference.checkpoint_sha256
     sidecar = checked_artifact(reference, result.trial)[0] if there else None
-    return sidecar is not None and sidecar.sha256 != result.artifact_sha256
+    return sidecar is not None and deployed_sha256(sidecar) != result.artifact_sha256
 
 
 def _moved(result: TrialResult, fresh: TrialResult) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
+from sklearn.metrics import f1_score
 
 from harness.core.cases import LabelMode
 
@@ -57,6 +58,14 @@ def largest_share(events: int, n: int) -> float:
     return float(stats.beta.ppf(_CONFIDENCE, events + 1, n - events)) if events < n else 1.0
 
 
+def macro_f1(labels_b: npt.NDArray[np.int64], answers_b: npt.NDArray[np.int64]) -> float:
+    """Return the mean F1 of the classes that occur among the labels; needs one label.
+
+    A class without an image has an F1 of 0 whoever answers: in the mean it would only make every loss look smaller.
+    """
+    return float(f1_score(labels_b, answers_b, labels=np.unique(labels_b), average="macro", zero_division=0))
+
+
 def macro_f1_loss_interval(
     labels_b: npt.NDArray[np.int64],
     reference_b: npt.NDArray[np.int64],
@@ -66,7 +75,7 @@ def macro_f1_loss_interval(
     """Return the 90 % bootstrap interval of macro-F1(reference) - macro-F1(candidate), images resampled in pairs.
 
     Resamples the table of (label, reference, candidate) counts, which is the same bootstrap as over images at a
-    thousandth of the work. The seed is fixed: the same answers give the same verdict.
+    thousandth of the work. The seed is fixed: the same answers give the same verdict. The mean is that of `macro_f1`.
     """
     key_b = (labels_b * class_count + reference_b) * class_count + candidate_b
     keys_k, counts_k = np.unique(key_b, return_counts=True)
@@ -77,7 +86,7 @@ def macro_f1_loss_interval(
 
     def macro_f1_r(answer_k: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         per_class = []
-        for index in range(class_count):
+        for index in np.unique(label_k):
             right_r = samples_rk[:, (label_k == index) & (answer_k == index)].sum(axis=1)
             total_r = samples_rk[:, label_k == index].sum(axis=1) + samples_rk[:, answer_k == index].sum(axis=1)
             per_class.append(2 * right_r / np.maximum(total_r, 1))
@@ -150,7 +159,7 @@ def kl_divergence(
 
 def images_for_margin(margin: float, changed_share: float) -> int:
     """Return about how many images prove a margin: exact without changed answers, else at 90 % power and no loss."""
-    without_changes = math.ceil(math.log(1 - _CONFIDENCE) / math.log(1 - margin))
+    without_changes = math.ceil(math.log(1 - _CONFIDENCE) / math.log1p(-margin))
     z = float(stats.norm.ppf(_CONFIDENCE) + stats.norm.ppf(0.90))
     return max(without_changes, math.ceil(z * z * changed_share / margin**2))
 

@@ -38,7 +38,7 @@ PARITY_COLUMNS = [
     "mean |dp|",
     "other rows and batches",
 ]
-CLASS_COLUMNS = ["trial", "class", "images", "lost", "gained", "recall, checkpoint", "recall", "loss (90 %)"]
+CLASS_COLUMNS = ["trial", "class", "images", "lost", "gained", "recall", "recall loss (90 %)"]
 OPERATING_COLUMNS = ["trial", "threshold", "changed sides", "sensitivity", "specificity", "AUROC", "AUROC loss (90 %)"]
 
 
@@ -134,7 +134,7 @@ def _parity_row(trial: Trial, parity: Parity) -> list[str]:
 
 
 def class_rows(results: list[TrialResult]) -> list[list[str]]:
-    """Return one row of CLASS_COLUMNS per class in which a result lost or gained an image."""
+    """Return one row of CLASS_COLUMNS for every labelled class of each result in which an answer changed."""
     return [
         [
             result.trial.identifier,
@@ -142,14 +142,12 @@ def class_rows(results: list[TrialResult]) -> list[list[str]]:
             str(each.images),
             str(each.lost),
             str(each.gained),
-            f"{100 * each.reference_recall:.1f} %",
-            f"{100 * each.recall:.1f} %",
+            f"{100 * each.reference_recall:.1f} > {100 * each.recall:.1f} %",
             f"{_points(each.recall_loss_interval_90)} pp",
         ]
         for result in results
-        if result.parity is not None
+        if result.parity is not None and result.parity.changed_answers
         for each in result.parity.classes
-        if each.lost or each.gained
     ]
 
 

@@ -19,7 +19,7 @@ from harness.core.files import sha256_from_text
 from harness.core.passport import Passport
 from harness.core.runs import RunDirectory, RunRecord
 from harness.core.tensorrt_flavour import gpu_driver_present
-from harness.core.variants import variant_from_name
+from harness.core.variants import QUANTISED, variant_from_name
 from harness.data.evaluation_set import EvaluationSet, evaluation_set_folder, evaluation_set_from_folder
 from harness.data.golden import read_golden
 from harness.data.passports import passport_of_run
@@ -221,7 +221,8 @@ def _calibration_problems(path: Path, sidecar: Sidecar, evaluation_set: Evaluati
     """Return what is wrong with the images that int8 ranges were measured on: none of them may judge the model."""
     calibration = sidecar.details.get("calibration")
     if not isinstance(calibration, dict):
-        return []
+        quantised = sidecar.details.get("precision") in QUANTISED
+        return [f"{path.name} does not say which images it was calibrated on"] if quantised else []
     given = calibration.get("rows")
     rows = [row for row in given if isinstance(row, int)] if isinstance(given, list) else []
     if not rows:
@@ -293,9 +294,21 @@ def kept_results(
         same = same and (result.margin, result.splits, result.quick) == (margin, splits, quick)
         whole = sidecar is not None and not problems and result.status == "measured"
         whole = whole and stored_answers(reference.run, result) is not None
-        available = result.status == "unavailable" and unavailability(trial) == result.reason
+        available = result.status == "unavailable" and unavailability(trial) == result.reason and not problems
         if not same or not (available or (whole and sidecar and deployed_sha256(sidecar) == result.artifact_sha256)):
             return None
         results.append(result)
     sessions = {result.created for result in results}
     return results if len(sessions) == 1 else None
+
+
+def is_stale(run: RunDirectory, result: TrialResult) -> bool:
+    """Tell whether the artifact is no longer the one that was measured; a damaged one that is whole again is not."""
+    if result.status == "unavailable":
+        return False
+    path = run.folder / result.trial.artifact
+    try:
+        sidecar = verified_sidecar(path, kind=artifact_kind(path), remedy=_REMEDY)
+    except ArtifactError:
+        return result.artifact_sha256 is not None
+    return deployed_sha256(sidecar) != result.artifact_sha256

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from export.making import Maker
+from export.making import Maker, quantisation_details
 from export.request import ExportRequest
 from export.tensorrt_builder import BuiltEngine, engine_from_onnx
 from harness.core.artifacts import Kind, Sidecar, write_artifact
@@ -43,6 +43,7 @@ def ensured_engine(
         "profile": [profile.minimum, profile.optimum, profile.maximum],
         "passport": passport.model_dump(mode="json"),
         **engine_options.recorded(),
+        **quantisation_details(onnx_model),
     }
 
     def make() -> Sidecar:

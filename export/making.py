@@ -69,6 +69,14 @@ class Maker:
         return name_of_artifact(path, self.build)
 
 
+def quantisation_details(parent: Sidecar) -> dict[str, JsonValue]:
+    """Return what a file made from a quantised one must say too: which images it saw, and what was chosen on them.
+
+    The bench lets neither these images nor the split that layers were chosen on judge it.
+    """
+    return {key: parent.details[key] for key in ("calibration", "float_layers", "int8") if key in parent.details}
+
+
 def _hashes_of_files(sidecar: Sidecar) -> tuple[str, ...]:
     weights = sidecar.details.get("weights_sha256")  # An OpenVINO model's lie in a file of their own.
     return (sidecar.sha256,) if weights is None else (sidecar.sha256, str(weights))

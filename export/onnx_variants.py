@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from export.calibration import CalibrationImages, calibration_images
 from export.deployment_graph import give_probabilities, take_pixels
 from export.low_precision import low_precision_model
-from export.making import Maker
+from export.making import Maker, quantisation_details
 from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
 from export.onnx_export import PACKAGES, base_model, save_and_check
 from export.quantisation import QuantisedForm, measure_ranges, write_quantised
@@ -95,10 +95,7 @@ class OnnxVariants:
                 give_probabilities(made, contract.label_mode, point.temperature)
             return made
 
-        inherited: dict[str, JsonValue] = {
-            key: parent.details[key] for key in ("calibration", "float_layers") if key in parent.details
-        }
-        return self._file(variant, {"onnx": parent.sha256}, inherited, ("onnx-ir",), model)
+        return self._file(variant, {"onnx": parent.sha256}, quantisation_details(parent), ("onnx-ir",), model)
 
     def _quantised(self, variant: Variant) -> Sidecar:
         form: QuantisedForm = "int8" if variant.precision == "int8" else "int8-u8s8"

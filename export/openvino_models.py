@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from export.making import Maker
+from export.making import Maker, quantisation_details
 from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar, write_artifact
 from harness.core.errors import ArtifactError, BackendError, ExportError
@@ -42,6 +42,7 @@ def ensured_openvino_model(
         "variant": variant.name,
         "precision": variant.precision,
         "passport": passport.model_dump(mode="json"),
+        **quantisation_details(onnx_model),
     }
 
     def make() -> Sidecar:

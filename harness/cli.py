@@ -274,7 +274,8 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
     if as_json:
         click.echo(outcome.json_text())
     else:
-        print_table("Bench (test split)", outcome.columns(), outcome.rows())
+        judging = "test split" if options["splits"] == "test" else options["splits"]
+        print_table(f"Bench ({judging})", outcome.columns(), outcome.rows())
         spreads = spreads_of_runs(chosen, outcome.results)
         if spreads:
             print_table("Builds", BUILD_COLUMNS, build_rows(spreads))

@@ -72,12 +72,14 @@ class OnnxRuntime:
         return np.array(self._outputs[1].numpy(), copy=True) if len(self._outputs) > 1 else None
 
     def describe(self) -> Description:
-        elsewhere = {
-            group.ep_name: len(group.get_nodes())
-            for group in self._session.get_provider_graph_assignment_info()
-            if group.ep_name != _PROVIDER
-        }
-        departures = [f"{count} nodes ran on {name}, asked for {_PROVIDER}" for name, count in elsewhere.items()]
+        nodes: dict[str, int] = {}
+        for group in self._session.get_provider_graph_assignment_info():
+            nodes[group.ep_name] = nodes.get(group.ep_name, 0) + len(group.get_nodes())
+        departures = [
+            f"{count} nodes ran on {name}, asked for {_PROVIDER}" for name, count in nodes.items() if name != _PROVIDER
+        ]
+        if not nodes:  # An empty record proves nothing.
+            departures.append(f"ONNX Runtime does not tell where its nodes ran, asked for {_PROVIDER}")
         threads = self._session.get_session_options().intra_op_num_threads
         if threads != self._threads:
             departures.append(f"{threads} threads, asked for {self._threads}")

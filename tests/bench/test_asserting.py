@@ -164,6 +164,18 @@ def test_nan_fails_with_the_images_that_it_was_given_for() -> None:
     assert outcome.parity is None
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_probability_that_is_no_number_fails_though_it_could_be_cut_to_one(value: float) -> None:
+    labels = np.arange(400) % 3
+    golden = np.eye(3)[labels]
+    candidate = golden.copy()
+    candidate[5, labels[5] if value > 0 else (labels[5] + 1) % 3] = value
+    outcome = parity_outcome(candidate, golden, None, labels, Options(outputs="probabilities"))
+    assert (outcome.verdict.word, outcome.verdict.step) == ("FAIL", "numeric")
+    assert "NaN or infinity" in outcome.verdict.reason
+    assert outcome.not_numbers == (5,)
+
+
 def test_few_images_are_inconclusive_and_accepted_with_a_warning_only_when_asked() -> None:
     with pytest.raises(AssertionError, match="about 299 test images would decide"):
         assert_parity(_model, _model, _IMAGES[:30], _LABELS[:30])

@@ -309,6 +309,40 @@ def test_an_unlabelled_test_split_is_judged_by_the_references_validation() -> No
     assert _step(evidence) == (Word.NO_VERDICT, "reference")
 
 
+def _partly_labelled(lost_without_label: int) -> Evidence:
+    """400 images without a label, of which so many answers changed, and 300 with one that did not change."""
+    labels_b = _labels(700)
+    evidence = _evidence(labels_b, _with_changes(labels_b, np.arange(lost_without_label)), precision="int8")
+    return replace(evidence, labels_b=np.where(np.arange(700) < 400, -1, labels_b))
+
+
+def test_labelled_images_alone_do_not_answer_for_changed_ones_without_a_label() -> None:
+    verdict, parity = judged(_partly_labelled(10))
+    assert parity is not None
+    assert parity.non_inferiority_p is not None
+    assert parity.non_inferiority_p < 0.05  # Of the 300 that have a label, and did not change.
+    assert (verdict.word, verdict.step) == (Word.INCONCLUSIVE, "evidence")
+    assert _step(_partly_labelled(0)) == (Word.PASS, "parity")
+
+
+@pytest.mark.parametrize("count", [1, 12, 30])
+def test_a_batch_larger_than_the_splits_that_decide_is_compared_with_all_its_images(count: int) -> None:
+    everything_bc = _logits(_labels(60))
+    evidence = replace(
+        _evidence(_labels(count)),
+        repeats={"a batch of 32": everything_bc[:32]},
+        other_golden_bc=everything_bc[count:],
+        other_candidate_bc=everything_bc[count:],
+    )
+    verdict, parity = judged(evidence)
+    assert parity is not None
+    assert parity.repeats_max_abs_dp == {"a batch of 32": 0}
+    assert verdict.step != "numeric"
+    moved_bc = everything_bc[:32].copy()
+    moved_bc[31] = everything_bc[30]
+    assert _step(replace(evidence, repeats={"a batch of 32": moved_bc})) == (Word.FAIL, "numeric")
+
+
 def test_a_loss_shown_to_exceed_the_margin_fails() -> None:
     labels_b = _labels(12_000)
     evidence = _evidence(labels_b, _with_changes(labels_b, np.arange(170)), precision="int8")
@@ -360,6 +394,37 @@ def test_inconclusive_says_what_the_split_could_show_and_how_many_images_would_d
     assert "no loss below 11.41 points" in verdict.reason  # 2.7055 / (21 + 2.7055)
     assert "about 299 test images" in verdict.reason
     assert "margin of 1" in verdict.reason
+
+
+def test_a_class_without_an_image_does_not_make_a_loss_look_smaller() -> None:
+    labels_b = np.repeat([0, 1], [100, 2000])
+    candidate_b = np.where(np.arange(2100) < 5, 1, labels_b)
+    without, beside = (
+        judged(
+            replace(
+                _evidence(labels_b, candidate_b, precision="int8"),
+                class_names=_NAMES[:count],
+                golden_bc=_logits(labels_b)[:, :count],
+                candidate_bc=_logits(candidate_b)[:, :count],
+                reference_logits_bc=_logits(labels_b)[:, :count],
+            )
+        )
+        for count in (2, 3)
+    )
+    assert without[0].word is Word.INCONCLUSIVE
+    assert "macro-F1 may be" in without[0].reason
+    assert beside[0] == without[0]
+    assert beside[1] is not None
+    assert without[1] is not None
+    assert beside[1].macro_f1 == without[1].macro_f1
+
+
+def test_inconclusive_does_not_ask_for_fewer_images_than_there_are() -> None:
+    labels_b = _labels(3000)
+    verdict = _verdict(_evidence(labels_b, _with_changes(labels_b, np.arange(27)), precision="int8"))
+    assert verdict.word is Word.INCONCLUSIVE
+    assert "3000 images did not decide: the true loss may be near the margin of 1 points" in verdict.reason
+    assert "about" not in verdict.reason
 
 
 def test_inconclusive_names_macro_f1_where_it_alone_stands_in_the_way() -> None:

@@ -20,6 +20,7 @@ from bench.many import BenchOutcome, BenchRequest, bench_many
 from bench.report import write_report
 from bench.results import results_from_folder
 from harness.core.files import sha256_from_file
+from harness.core.lock import run_lock
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
 
@@ -187,10 +188,11 @@ def test_the_report_shows_flips_other_splits_and_the_operating_point(spoilt: tup
     assert "bench/flips/" in text
     assert "flatters it" in text
     assert "Some finding against normal" in text
-    classes = spoilt[1].results[0].parity.classes  # type: ignore[union-attr]
-    for each in classes:
-        shown = f"| {each.name} | {each.images} | {each.lost} | {each.gained} |"
-        assert (shown in text) is bool(each.lost or each.gained)
+    assert "judged on test and validation): " in text
+    parity = content["runs"][0]["trials"][0]["parity"]
+    for each in parity["classes"]:
+        row = f"| fp32.onnxruntime.b3.t1 | {each['name']} | {each['images']} | {each['lost']} | {each['gained']} |"
+        assert row in text
     assert len(content["runs"][0]["flips"]) == spoilt[1].results[0].parity.changed_answers  # type: ignore[union-attr]
 
 
@@ -208,6 +210,69 @@ def test_the_report_computes_the_figures_again_from_the_answers(folder: Path) ->
     assert trial["parity"] == json.loads(stored.parity.model_dump_json())
     assert trial["verdict"] == json.loads(stored.verdict.model_dump_json())  # type: ignore[union-attr]
     assert "its record differs from what its stored answers give" in text
+
+
+def test_a_record_is_believed_no_more_by_the_bench_than_by_the_report(folder: Path) -> None:
+    (measured,) = _bench(folder).results
+    (path,) = (folder / "bench").glob("*.t1.json")
+    record = json.loads(path.read_text())
+    record["verdict"] |= {"word": "PASS", "step": "parity", "reason": "somebody says so"}
+    path.write_text(json.dumps(record))
+    (kept,) = _bench(folder).results
+    assert kept == measured  # Not measured again, and judged again.
+    assert json.loads(path.read_text())["verdict"] == json.loads(measured.verdict.model_dump_json())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"answers_sha256": None}, "missing or were changed"),
+        ({"judged_splits": ["test", "validation"]}, "do not judge this artifact"),
+    ],
+)
+def test_a_verdict_without_its_answers_or_of_other_images_than_may_judge_is_not_believed(
+    folder: Path, changes: dict[str, Any], words: str
+) -> None:
+    _bench(folder)
+    (path,) = (folder / "bench").glob("*.t1.json")
+    record = json.loads(path.read_text())
+    record["verdict"] |= {"word": "PASS", "step": "parity", "reason": "somebody says so"}
+    path.write_text(json.dumps(record | changes))
+    text, content = _report(folder)
+    assert content["runs"][0]["trials"] == []
+    assert words in text
+    assert "**PASS**" not in text.split("## Parity and speed")[1].split("###")[1]
+
+
+def test_flips_of_an_earlier_command_stay_while_they_are_true(
+    spoilt: tuple[Path, BenchOutcome], tmp_path: Path
+) -> None:
+    shutil.copytree(spoilt[0].parent, tmp_path / "runs")
+    folder = tmp_path / "runs" / spoilt[0].name
+    earlier = (folder / "bench" / "flips.csv").read_text().splitlines()[1:]
+    assert earlier
+    _bench(folder, batch_size=1)
+    lines = (folder / "bench" / "flips.csv").read_text().splitlines()[1:]
+    assert set(earlier) < set(lines)
+    assert {line.split(",")[0] for line in lines} == {"fp32.onnxruntime.b1.t1", "fp32.onnxruntime.b3.t1"}
+
+
+def test_a_broken_conversion_does_not_draw_every_image_of_a_large_split(
+    spoilt: tuple[Path, BenchOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.flips._MOST_THUMBNAILS", 2)
+    shutil.copytree(spoilt[0].parent, tmp_path / "runs")
+    folder = tmp_path / "runs" / spoilt[0].name
+    _report(folder)
+    assert len(list((folder / "bench" / "flips").glob("*.png"))) == 2
+
+
+def test_a_run_that_somebody_writes_is_not_measured(folder: Path) -> None:
+    with run_lock(folder):
+        outcome = _bench(folder)
+    assert outcome.results == []
+    (failure,) = outcome.failures
+    assert "is in use by" in failure.error.message
 
 
 def test_changed_answers_are_not_believed(folder: Path) -> None:

@@ -54,15 +54,15 @@ class _Made:
         self.xml, self.bin = folder / "fp32.ir.xml", folder / "fp32.ir.bin"
         self._source = source
 
-    def ensured(self) -> tuple[Sidecar, bool]:
-        """Return the sidecar, and whether the model was made now."""
+    def ensured(self, **details: Any) -> tuple[Sidecar, bool]:
+        """Return the sidecar, and whether the model was made now; the ONNX file's has these details."""
         if not self.onnx.exists():
             content = self._source.read_bytes()
 
             def write(path: Path) -> None:
                 path.write_bytes(content)
 
-            write_artifact(self.onnx, write, kind=Kind.ONNX_MODEL, parents={})
+            write_artifact(self.onnx, write, kind=Kind.ONNX_MODEL, parents={}, details=details)
         onnx_model = verified_sidecar(self.onnx, kind=Kind.ONNX_MODEL, remedy="")
         maker = Maker(force=False)
         sidecar = ensured_openvino_model(self.onnx, onnx_model, _VARIANT, _PASSPORT, maker, SILENT)
@@ -105,6 +105,14 @@ def test_sidecars_tell_parents_weights_and_passport(made: _Made) -> None:
     assert (sidecar.details["weights_sha256"], sidecar.details["weights_bytes"]) == (weights.sha256, weights.size_bytes)
     assert Passport.model_validate(sidecar.details["passport"]) == _PASSPORT
     assert list(made.xml.parent.glob(".*")) == []
+
+
+def test_what_a_quantised_file_has_seen_and_been_chosen_on_is_said_by_what_is_made_of_it(made: _Made) -> None:
+    seen = {"calibration": {"rows": [0, 1], "sha256": "ab"}, "float_layers": ["conv1"], "int8": "auto"}
+    sidecar, _ = made.ensured(**seen, search=[])
+    assert {key: sidecar.details.get(key) for key in seen} == seen
+    assert "search" not in sidecar.details
+    assert not made.ensured()[1]
 
 
 def test_what_is_up_to_date_is_left_alone(made: _Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,18 @@ def test_no_threshold_has_a_larger_youden_index(label_mode: Any, scale: int) -> 
         assert point.threshold is not None
         best = float((true_positive_rates - false_positive_rates).max())
         assert _youden(scores_b, finding_b, point.threshold) == pytest.approx(best, abs=1e-12)
+
+
+def test_ten_thousand_films_are_counted_and_not_squared() -> None:
+    logits_bc, labels_b = _sampled(1.0, count=10_000)
+    tracemalloc.start()
+    try:
+        threshold = operating_point(logits_bc, labels_b, _CLASSES, "multilabel").threshold
+        _, largest_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert threshold is not None
+    assert largest_bytes < 20e6
 
 
 def test_scores_closer_together_than_six_digits_are_separated_all_the_same() -> None:
