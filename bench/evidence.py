@@ -31,7 +31,8 @@ class Evidence:
     outputs [b, c] or [k, b, c]. Where a candidate gives probabilities, they are compared with the golden's at the same
     temperature, and `candidate_answers_b` are the answers it gives beside them. `reference_labels_b` and
     `reference_logits_bc` judge the reference: the judged images, or, where those have no labels, validation. The
-    `other_` answers are to images that add evidence of agreement and decide nothing.
+    `other_` answers are to images that add evidence of agreement and decide nothing. `reference_trusted`: somebody
+    answers for the reference, because no image has a label (bench/asserting.py); `harness bench` never says so.
     """
 
     class_names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Evidence:
     operating_point: OperatingPoint = field(default_factory=OperatingPoint)
     reference_labels_b: Integers
     reference_logits_bc: Float32s
+    reference_trusted: bool = False
     other_golden_bc: Float32s | None = None
     other_candidate_bc: Float32s | None = None
 

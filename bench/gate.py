@@ -139,6 +139,9 @@ def _repeat_limit(precision: str) -> float:
 def _reference_problem(evidence: Evidence) -> str | None:
     known_b = evidence.reference_labels_b != UNLABELLED
     labels_b = evidence.reference_labels_b[known_b]
+    if not len(labels_b) and evidence.reference_trusted:
+        constant = len(np.unique(evidence.answers.golden_b)) == 1
+        return "the reference gives every image the same answer: agreement with it shows nothing" if constant else None
     if not len(labels_b):
         return "neither the judged splits nor validation have labels to judge the reference by"
     probabilities_bc = probabilities_from_logits(evidence.reference_logits_bc[known_b], evidence.label_mode)

@@ -26,6 +26,7 @@ from bench.trials import (
     available_backends,
     checked_artifact,
     deployed_bytes,
+    deployed_sha256,
     kept_results,
     reference_of_run,
     trials_of_run,
@@ -232,7 +233,7 @@ def _proved(
     trial = draft.trial
     sidecar, problems = checked_artifact(reference, trial)
     if sidecar is not None:
-        whole = {"artifact_sha256": sidecar.sha256, "artifact_size_bytes": deployed_bytes(sidecar)}
+        whole = {"artifact_sha256": deployed_sha256(sidecar), "artifact_size_bytes": deployed_bytes(sidecar)}
         draft = draft.model_copy(update=whole | {"judged_splits": judged_splits(draft.splits, sidecar)})
     if problems:
         verdict, _ = verdict_from_answers(reference, draft, problems, None)

@@ -40,7 +40,9 @@ class OperatingParity(BaseModel):
 
 
 def operating_parity(evidence: Evidence) -> OperatingParity | None:
-    """Return the figures over the labelled images, None where they lack findings or normals."""
+    """Return the figures over the labelled images, None where they lack findings or normals, or the classes do."""
+    if _NORMAL not in evidence.class_names:
+        return None
     known_b = evidence.labelled_b
     finding_b = evidence.labels_b[known_b] != evidence.class_names.index(_NORMAL)
     findings = int(finding_b.sum())

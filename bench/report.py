@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
+from bench.pytest_benchmark_json import write_pytest_benchmark_json
 from bench.results import TrialResult, results_from_folder
 from bench.tables import (
     BENCH_COLUMNS,
@@ -26,7 +28,7 @@ from bench.tables import (
     speed_up_of,
     summary_of,
 )
-from bench.trials import artifact_kind, reference_of_run
+from bench.trials import artifact_kind, deployed_sha256, reference_of_run
 from harness.core.artifacts import verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
@@ -52,8 +54,11 @@ class _RunReport:
     flips: list[Flip]
 
 
-def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
-    """Write report.md, report.json and report.csv into RUNS/report and return their paths."""
+def write_report(runs_folder: Path, runs: list[RunDirectory], pytest_benchmark: Path | None = None) -> list[Path]:
+    """Write report.md, report.json and report.csv into RUNS/report and return their paths.
+
+    Where `pytest_benchmark` names a file, the times go there too, in that tool's own form.
+    """
     reports, problems = [], []
     for run in runs:
         try:
@@ -80,7 +85,11 @@ def write_report(runs_folder: Path, runs: list[RunDirectory]) -> list[Path]:
     }
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
-    return [folder / name for name in texts]
+    paths = [folder / name for name in texts]
+    if pytest_benchmark is not None:
+        write_pytest_benchmark_json(pytest_benchmark, [result for each in reports for result in each.results])
+        paths.append(pytest_benchmark)
+    return paths
 
 
 def _recomputed(run: RunDirectory, results: list[TrialResult]) -> tuple[list[TrialResult], list[Flip], list[str]]:
@@ -103,9 +112,7 @@ def _recomputed(run: RunDirectory, results: list[TrialResult]) -> tuple[list[Tri
             notes.append(f"{result.trial.identifier} is left out: {error.message}")
             continue
         if fresh != result:
-            notes.append(
-                f"{result.trial.identifier}: the stored answers give other figures than its record; here theirs"
-            )
+            notes.append(f"{result.trial.identifier}: its record differs from what its stored answers give, shown here")
         again.append(fresh)
     return again, write_flips(reference, again), notes
 
@@ -130,7 +137,7 @@ def _stale(run: RunDirectory, result: TrialResult) -> bool:
         sidecar = verified_sidecar(path, kind=artifact_kind(path), remedy="")
     except ArtifactError:
         return result.artifact_sha256 is not None
-    return sidecar.sha256 != result.artifact_sha256
+    return deployed_sha256(sidecar) != result.artifact_sha256
 
 
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:
@@ -236,6 +243,10 @@ def _run_lines(report: _RunReport) -> list[str]:
             lines.append(f"- {result.trial.identifier}: **{word}** ({step}; {margin}): {result.verdict.reason}.")
         else:
             lines.append(f"- {result.trial.identifier}: {result.status}: {result.reason}.")
+    spreads = build_spreads(report.run, contract.label_mode, report.results)
+    if spreads:
+        rows = [row[1:] for row in build_rows(spreads)]
+        lines += ["", BUILDS_READING, "", *_table(BUILD_COLUMNS[1:], rows)]
     return [*lines, ""]
 
 
@@ -305,6 +316,10 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
                 "evaluation": report.evaluation,
                 "flips": [flip.model_dump() for flip in report.flips],
                 "trials": [_trial_json(report.results, result) for result in report.results],
+                "builds": [
+                    spread.model_dump(mode="json")
+                    for spread in build_spreads(report.run, report.record.contract.label_mode, report.results)
+                ],
             }
             for report in reports
         ],
@@ -323,7 +338,9 @@ def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, An
 
 _CSV_COLUMNS = (
     *("run", "variant", "backend", "precision", "batch_size", "threads", "status", "verdict", "step", "reason"),
-    *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "calls", "median_s", "p90_s", "p99_s"),
+    *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "changed_answers", "mcnemar_p"),
+    *("reference_macro_f1", "macro_f1", "reference_brier", "brier", "reference_ece", "ece", "kl", "other_images"),
+    *("other_changed_answers", "calls", "median_s", "p90_s", "p99_s"),
     *("images_per_s", "speed_up_over_eager", "artifact_size_bytes", "image_px", "synthetic"),
 )
 

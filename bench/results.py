@@ -28,7 +28,8 @@ class _Record(BaseModel):
 class Trial(_Record):
     """One artifact in one backend at one batch size.
 
-    `variant` names the file (`eager`: the checkpoint itself), `form` is what its sidecar says that it is.
+    `variant` names the file (`eager`: the checkpoint itself; `fp32~2`: that of build 2), `form` is what its sidecar
+    says that it is.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Trial(_Record):
     backend: str
     precision: str
     form: str = "fp32"
+    build: int = 1
     batch_size: int
     threads: int
 
@@ -151,16 +153,18 @@ def speed_up(eager: Timing, other: Timing) -> SpeedUp | None:
 
 def results_from_folder(folder: Path) -> list[TrialResult]:
     """Read all trial records of one run; raise ArtifactError for one that is malformed."""
-    results = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            results.append(TrialResult.model_validate_json(path.read_text(encoding="utf-8")))
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise ArtifactError(
-                f"{path} is not a trial record of this version: {error}",
-                hint="Delete it and run `harness bench` again.",
-            ) from error
-    return results
+    return [result_from_file(path) for path in sorted(folder.glob("*.json"))]
+
+
+def result_from_file(path: Path) -> TrialResult:
+    """Read one trial record; raise ArtifactError where it is malformed."""
+    try:
+        return TrialResult.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is not a trial record of this version: {error}",
+            hint="Delete it and run `harness bench` again.",
+        ) from error
 
 
 def answers_path(run: RunDirectory, trial: Trial) -> Path:

@@ -38,6 +38,7 @@ PARITY_COLUMNS = [
     "mean |dp|",
     "other rows and batches",
 ]
+CLASS_COLUMNS = ["trial", "class", "images", "lost", "gained", "recall, checkpoint", "recall", "loss (90 %)"]
 OPERATING_COLUMNS = ["trial", "threshold", "changed sides", "sensitivity", "specificity", "AUROC", "AUROC loss (90 %)"]
 
 
@@ -132,6 +133,26 @@ def _parity_row(trial: Trial, parity: Parity) -> list[str]:
     ]
 
 
+def class_rows(results: list[TrialResult]) -> list[list[str]]:
+    """Return one row of CLASS_COLUMNS per class in which a result lost or gained an image."""
+    return [
+        [
+            result.trial.identifier,
+            each.name,
+            str(each.images),
+            str(each.lost),
+            str(each.gained),
+            f"{100 * each.reference_recall:.1f} %",
+            f"{100 * each.recall:.1f} %",
+            f"{_points(each.recall_loss_interval_90)} pp",
+        ]
+        for result in results
+        if result.parity is not None
+        for each in result.parity.classes
+        if each.lost or each.gained
+    ]
+
+
 def _accuracy_text(share: float | None, interval: tuple[float, float] | None) -> str:
     if share is None or interval is None:
         return ""
@@ -161,3 +182,12 @@ def operating_rows(results: list[TrialResult]) -> list[list[str]]:
         low, high = point.auroc.loss_interval_90
         rows.append([result.trial.identifier, *cells, area, f"[{low:+.4f}, {high:+.4f}]"])
     return rows
+
+
+def markdown_table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table; no cell can break it."""
+
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return [line(columns), f"|{'---|' * len(columns)}", *map(line, rows)]

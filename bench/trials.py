@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import JsonValue, ValidationError
 
 from bench.results import Trial, TrialResult, stored_answers
-from harness.core.artifacts import Kind, Sidecar, read_sidecar, sidecar_path, verified_sidecar
+from harness.core.artifacts import Kind, Sidecar, build_from_details, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
 from harness.core.engine_files import checked_engine_header, flavour_from_name, header_differences
 from harness.core.errors import ArtifactError
@@ -108,17 +108,13 @@ def _has_cuda_bindings() -> bool:
 def trials_of_run(
     run: RunDirectory, backends: tuple[str, ...], batch_sizes: tuple[int, ...], threads: int
 ) -> list[Trial]:
-    """Return every trial of a run's artifacts in the given backends, eager PyTorch first."""
-    artifacts: list[tuple[str, Path, str]] = [("eager", run.checkpoint, "pytorch")]
-    for path in sorted(run.export_folder.glob("*.onnx")):
-        artifacts += [(path.stem, path, "onnxruntime"), (path.stem, path, "openvino")]
-    artifacts += [
-        (path.name.removesuffix(".xml"), path, "openvino") for path in sorted(run.export_folder.glob("*.ir.xml"))
-    ]
-    artifacts += [
-        (path.name.removesuffix(".engine"), path, "tensorrt") for path in sorted(run.export_folder.glob("*.engine"))
-    ]
-    forms = {path: _recorded_form(path) for _, path, _ in artifacts}
+    """Return every trial of a run's artifacts in the given backends, eager PyTorch first, further builds last."""
+    artifacts = [("eager", run.checkpoint, "pytorch", 1)]
+    for build in (1, *run.further_builds()):
+        mark = "" if build == 1 else f"~{build}"
+        found = _exported_artifacts(run.build_folder(build))
+        artifacts += [(name + mark, path, backend, build) for name, path, backend in found]
+    forms = {path: _recorded_form(path) for _, path, _, _ in artifacts}
     return [
         Trial(
             run=run.name,
@@ -127,13 +123,24 @@ def trials_of_run(
             backend=backend,
             precision=forms[path][0],
             form=forms[path][1],
+            build=build,
             batch_size=batch_size,
             threads=threads,
         )
         for batch_size in batch_sizes
-        for variant, path, backend in artifacts
+        for variant, path, backend, build in artifacts
         if backend in backends
     ]
+
+
+def _exported_artifacts(folder: Path) -> list[tuple[str, Path, str]]:
+    """Return the name, path and backend of what one build has for the bench."""
+    artifacts = []
+    for path in sorted(folder.glob("*.onnx")):
+        artifacts += [(path.stem, path, "onnxruntime"), (path.stem, path, "openvino")]
+    artifacts += [(path.name.removesuffix(".xml"), path, "openvino") for path in sorted(folder.glob("*.ir.xml"))]
+    artifacts += [(path.name.removesuffix(".engine"), path, "tensorrt") for path in sorted(folder.glob("*.engine"))]
+    return artifacts
 
 
 def _recorded_form(path: Path) -> tuple[str, str]:
@@ -191,6 +198,11 @@ def _form_problems(path: Path, trial: Trial, sidecar: Sidecar, reference: Refere
     problems = []
     if trial.form != path.name.split(".")[0]:
         problems.append(f"{path.name} is by its sidecar a {trial.form}")
+    build = build_from_details(sidecar.details)
+    if build != trial.build:  # A copy of another build would make the two look alike.
+        problems.append(
+            f"{path.name} lies in the folder of build {trial.build}, and is by its sidecar of build {build}"
+        )
     if sidecar.details.get("passport") != reference.passport.model_dump(mode="json"):
         problems.append(f"{path.name} carries another operating point or golden pair than the run has")
     if sidecar.kind is Kind.ENGINE:
@@ -226,6 +238,12 @@ def _calibration_problems(path: Path, sidecar: Sidecar, evaluation_set: Evaluati
     }
     shared = len(judging.intersection(films))
     return [f"{path.name} was calibrated on {shared} images that judge it"] if shared else []
+
+
+def deployed_sha256(sidecar: Sidecar) -> str:
+    """Return the hash of what is shipped; an OpenVINO model's includes that of its weights."""
+    weights_sha256 = sidecar.details.get("weights_sha256")
+    return sidecar.sha256 if weights_sha256 is None else sha256_from_text(f"{sidecar.sha256} {weights_sha256}")
 
 
 def deployed_bytes(sidecar: Sidecar) -> int:
@@ -276,7 +294,7 @@ def kept_results(
         whole = sidecar is not None and not problems and result.status == "measured"
         whole = whole and stored_answers(reference.run, result) is not None
         available = result.status == "unavailable" and unavailability(trial) == result.reason
-        if not same or not (available or (whole and sidecar and sidecar.sha256 == result.artifact_sha256)):
+        if not same or not (available or (whole and sidecar and deployed_sha256(sidecar) == result.artifact_sha256)):
             return None
         results.append(result)
     sessions = {result.created for result in results}

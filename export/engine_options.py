@@ -12,6 +12,8 @@ from harness.core.rtx_header import TARGETS
 from harness.core.tensorrt_flavour import Flavour
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
+# One activation of these networks at 224 pixels takes 3 MB an image: no GPU holds more. The builder does not say so.
+LARGEST_BATCH = 1 << 16
 # Hopper, Blackwell of the data centre, Thor: between Ada (SM89) and Blackwell of the desk (SM120).
 _NOT_RTX = range(90, 120)
 _TARGET = re.compile(r"SM(\d{2,3})[AF]?")
@@ -31,6 +33,11 @@ class BatchProfile:
                 f"The batch sizes of an engine must rise from 1: minimum {self.minimum}, "
                 f"optimum {self.optimum}, maximum {self.maximum}.",
                 hint="Give them as 1 <= minimum <= optimum <= maximum, for instance 1, 8, 32.",
+            )
+        if self.maximum > LARGEST_BATCH:
+            raise UsageError(
+                f"No GPU has the memory for batches of {self.maximum}.",
+                hint=f"Give a maximum of at most {LARGEST_BATCH}; 32 is the default.",
             )
 
 
@@ -102,7 +109,7 @@ def _check_target(target: str) -> None:
         raise UsageError(
             f"TensorRT-RTX does not build for {target}: SM90 (H100, H200), SM100 and SM103 (B200, B300) and SM110 are "
             "no RTX GPUs.",
-            hint="Build with `--flavour tensorrt`, on a machine with such a GPU.",
+            hint="Build with `--flavour tensorrt` and without `--target`, on a machine with such a GPU.",
         )
     raise UsageError(
         f"--target {target.lower()} is not a GPU that TensorRT-RTX builds for.",

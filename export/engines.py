@@ -55,7 +55,7 @@ def ensured_engine(
             options=engine_options,
             progress=progress,
         )
-        return _written(path, built, parents, options, passport)
+        return _written(path, built, parents, options | {"build": maker.build}, passport)
 
     return maker.ensured(path, Kind.ENGINE, parents=parents, options=options, make=make, note=_note)
 

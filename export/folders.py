@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.core.files import writing_failed
 
+ASIDE_SUFFIX = ".old"  # Of a folder that makes place for another, where the two cannot be exchanged.
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 # What kernels and network file systems answer that cannot exchange, and Python that finds no such function.
@@ -45,7 +46,7 @@ def write_folder_atomically(path: Path, staging: Path, fill: Callable[[Path], No
         raise writing_failed(path, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        _remove_if_empty(staging.parent)
+        remove_if_empty(staging.parent)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -71,7 +72,7 @@ def _exchange(new: Path, old: Path) -> None:
         number = ctypes.get_errno() if rename(*arguments) else 0
     if number in _NO_EXCHANGE:
         # For a moment there is none; still never half of one.
-        aside = new.with_name(f"{new.name}.old")
+        aside = new.with_name(new.name + ASIDE_SUFFIX)
         old.rename(aside)
         try:
             new.rename(old)
@@ -98,7 +99,8 @@ def _sync_one(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_if_empty(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing; leave one that does, and one that is not there."""
     try:
         folder.rmdir()
     except OSError as error:

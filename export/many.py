@@ -9,9 +9,9 @@ from export.making import Maker
 from export.mixed_int8 import Validation
 from export.onnx_variants import OnnxVariants
 from export.openvino_models import ensured_openvino_model, openvino_path
-from export.request import ExportOutcome, ExportRequest
+from export.request import ExportOutcome, ExportRequest, MadeArtifact
 from export.scratch import remove_leftovers
-from export.triton_repository import TritonModels
+from export.triton_repository import TritonModels, remove_staged_leftovers
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.lock import run_lock
@@ -29,6 +29,8 @@ from harness.data.golden import Golden, ensured_golden
 from harness.data.manifest import manifest_from_folder
 from harness.data.passports import passport_of_run
 
+_NO_ENGINE_NOTE = "TensorRT takes no uint8 activations: --precision int8 is its form"
+
 
 def export_many(runs: list[RunDirectory], request: ExportRequest, progress: Progress) -> list[ExportOutcome]:
     """Convert every run and return what became of each; one that fails does not end the others.
@@ -41,16 +43,19 @@ def export_many(runs: list[RunDirectory], request: ExportRequest, progress: Prog
     outcomes = []
     for number, run in enumerate(runs, start=1):
         progress.say(f"[{number}/{len(runs)}] {run.name}")
-        maker = Maker(force=request.force)
+        made: list[MadeArtifact] = []
         error = None
         try:
             record = run.finished_record()
             with run_lock(run.folder):  # Two exports at once would write the same files.
-                remove_leftovers(run.export_folder)
-                _export_run(run, record, flavour, request, maker, progress)
+                for build in (1, *run.further_builds()):
+                    remove_leftovers(run.build_folder(build))
+                remove_staged_leftovers(run)
+                _export_run(run, record, flavour, request, made, progress)
         except HarnessError as harness_error:
             error = harness_error
-        outcomes.append(ExportOutcome(run_name=run.name, artifacts=tuple(maker.made), error=error))
+        left = tuple(build for build in run.further_builds() if build > request.builds)
+        outcomes.append(ExportOutcome(run_name=run.name, artifacts=tuple(made), error=error, left_builds=left))
     return outcomes
 
 
@@ -59,9 +64,10 @@ def _export_run(
     record: RunRecord,
     flavour: Flavour | None,
     request: ExportRequest,
-    maker: Maker,
+    made: list[MadeArtifact],
     progress: Progress,
 ) -> None:
+    """Make every build in turn; they have the checkpoint in common, its answers and the calibration images."""
     checkpoint = _own_checkpoint(run, record)
     evaluation_set = _evaluation_set(run, record, progress)
     golden = ensured_golden(
@@ -72,22 +78,37 @@ def _export_run(
         progress=progress,
     )
     passport = passport_of_run(golden, evaluation_set, record.contract, checkpoint.sha256)
-    variants = OnnxVariants(
-        run=run,
-        passport=passport,
-        evaluation_set=evaluation_set,
-        validation=_validation(evaluation_set, golden, record),
-        request=request,
-        maker=maker,
-        progress=progress,
-    )
-    served = TritonModels(run, passport, maker, progress) if request.triton else None
+    validation = _validation(evaluation_set, golden, record)
+    for build in range(1, request.builds + 1):
+        if request.builds > 1:
+            progress.say(f"{run.name}: build {build} of {request.builds}")
+        variants = OnnxVariants(
+            run=run,
+            passport=passport,
+            evaluation_set=evaluation_set,
+            validation=validation,
+            request=request.for_build(build),
+            maker=Maker(force=request.force, build=build, made=made),
+            progress=progress,
+        )
+        _make_build(variants, flavour)
+
+
+def _make_build(variants: OnnxVariants, flavour: Flavour | None) -> None:
+    """Make one build of everything asked for; what Triton serves is of the first."""
+    request, passport = variants.request, variants.passport
+    maker, progress = variants.maker, variants.progress
+    served = None
+    if request.triton and maker.build == 1:
+        served = TritonModels(variants.run, passport, maker, progress)
     for variant in request.variants():
         onnx_model = variants.ensured(variant)
         path = variants.path(variant)
         if served is not None:
             served.ensure_onnx(path, onnx_model, variant)
-        if flavour is not None and variant.precision in TENSORRT_PRECISIONS:
+        if flavour is not None and variant.precision not in TENSORRT_PRECISIONS:
+            maker.leave_out(engine_path(path, variant, flavour), _NO_ENGINE_NOTE)
+        elif flavour is not None:
             engine = ensured_engine(path, onnx_model, variant, passport, flavour, request, maker, progress)
             if served is not None:
                 served.ensure_engine(engine_path(path, variant, flavour), engine, variant, flavour)
@@ -95,6 +116,8 @@ def _export_run(
             openvino_model = ensured_openvino_model(path, onnx_model, variant, passport, maker, progress)
             if served is not None:
                 served.ensure_openvino(openvino_path(path, variant), openvino_model, variant)
+    if served is not None:
+        served.tell_of_stale_models()
 
 
 def _own_checkpoint(run: RunDirectory, record: RunRecord) -> Sidecar:

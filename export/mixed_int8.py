@@ -19,6 +19,7 @@ from export.quantisation import QuantisedForm, quantised_nodes
 from harness.core.cases import LabelMode
 from harness.core.contract import Preprocessing
 from harness.core.errors import ExportError
+from harness.core.interrupts import interrupts_held
 from harness.core.metrics import answers_from_probabilities, probabilities_from_logits
 from harness.core.progress import Progress
 from harness.core.variants import SMALLEST_AGREEMENT
@@ -52,7 +53,8 @@ class Validation:
         return float(np.abs(self._probabilities(model, count) - golden_bc).mean())
 
     def _probabilities(self, model: Path, count: int) -> npt.NDArray[np.float64]:
-        import onnxruntime
+        with interrupts_held():
+            import onnxruntime
 
         session: Any = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name

@@ -42,7 +42,7 @@ _QUANTISER_PACKAGES = ("onnx", "onnx-ir", "onnxscript", _ONNX_RUNTIME)
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxVariants:
-    """Makes the ONNX files of one run."""
+    """Makes the ONNX files of one build of a run."""
 
     run: RunDirectory
     passport: Passport
@@ -61,7 +61,7 @@ class OnnxVariants:
         return self._quantised(variant) if variant.precision in QUANTISED else self._low_precision(variant)
 
     def path(self, variant: Variant) -> Path:
-        return self.run.export_folder / f"{variant.name}.onnx"
+        return self.run.build_folder(self.maker.build) / f"{variant.name}.onnx"
 
     def _base(self) -> Sidecar:
         variant = Variant(precision="fp32")
@@ -140,7 +140,7 @@ class OnnxVariants:
         return self._file(variant, parents, options, _QUANTISER_PACKAGES, model, found=found)
 
     def _ranges_path(self) -> Path:
-        return self.run.export_folder / RANGES_NAME
+        return self.run.build_folder(self.maker.build) / RANGES_NAME
 
     def _ranges(self, base: Sidecar, images: CalibrationImages) -> Sidecar:
         """Measure the ranges once for both int8 forms."""
@@ -169,7 +169,7 @@ class OnnxVariants:
                     parents=parents,
                     packages=(_ONNX_RUNTIME,),
                     contract=self.passport.contract,
-                    details=options | {"images": len(images.rows), "seed": calibration.seed},
+                    details=options | {"images": len(images.rows), "seed": calibration.seed, "build": self.maker.build},
                 )
 
         if any(each.path == path for each in self.maker.made):
@@ -208,7 +208,7 @@ class OnnxVariants:
 
         def make() -> Sidecar:
             with (
-                self.progress.task(f"{self.run.name}: {path.name}", total=None),
+                self.progress.task(f"{self.run.name}: {self.maker.name(path)}", total=None),
                 scratch_folder(path) as folder,
             ):
                 made = model(folder)
@@ -217,6 +217,7 @@ class OnnxVariants:
                 made.producer_name = "cxr-harness"
                 details = interface_of(made) | {
                     "precision": variant.precision,
+                    "build": self.maker.build,
                     "parameters": case_named(contract.case).parameter_count,
                 }
                 return write_artifact(

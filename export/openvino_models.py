@@ -18,8 +18,10 @@ from export.making import Maker
 from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar, write_artifact
 from harness.core.errors import ArtifactError, BackendError, ExportError
+from harness.core.interrupts import interrupts_held
 from harness.core.passport import Passport
 from harness.core.progress import Progress
+from harness.core.runs import run_folder_of_file
 from harness.core.variants import Variant
 
 _REMEDY = "Install the extra: `pip install -e '.[openvino]' -c constraints.txt`."
@@ -44,7 +46,7 @@ def ensured_openvino_model(
 
     def make() -> Sidecar:
         with (
-            progress.task(f"{onnx_path.parent.parent.name}: {xml.name}", total=None),
+            progress.task(f"{run_folder_of_file(xml).name}: {maker.name(xml)}", total=None),
             scratch_folder(xml) as folder,
         ):
             converted = _converted(onnx_path, folder, passport.metadata(variant))
@@ -54,6 +56,7 @@ def ensured_openvino_model(
                 kind=Kind.OPENVINO_WEIGHTS,
                 parents=parents,
                 packages=_PACKAGES,
+                details={"build": maker.build},
             )
             return write_artifact(
                 xml,
@@ -62,7 +65,12 @@ def ensured_openvino_model(
                 parents=parents,
                 packages=_PACKAGES,
                 contract=passport.contract,
-                details=options | {"weights_sha256": weights.sha256, "weights_bytes": weights.size_bytes},
+                details=options
+                | {
+                    "weights_sha256": weights.sha256,
+                    "weights_bytes": weights.size_bytes,
+                    "build": maker.build,
+                },
             )
 
     return maker.ensured(
@@ -89,7 +97,8 @@ def _note(sidecar: Sidecar) -> str:
 
 def _converted(onnx_path: Path, folder: Path, metadata: dict[str, str]) -> Path:
     try:
-        import openvino
+        with interrupts_held():
+            import openvino
     except ImportError as error:
         raise BackendError(f"OpenVINO cannot be imported: {error}.", hint=_REMEDY) from error
     path = folder / "model.xml"

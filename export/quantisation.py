@@ -25,6 +25,7 @@ import numpy.typing as npt
 from export.calibration import CalibrationMethod
 from harness.core.contract import Preprocessing
 from harness.core.errors import ExportError
+from harness.core.interrupts import interrupts_held
 from harness.core.progress import Task
 from harness.data.preprocessing import images_from_pixels
 
@@ -46,9 +47,10 @@ def measure_ranges(
     task: Task,
 ) -> None:
     """Write the range of every activation over the images to the JSON file `ranges`, as the quantiser reads it."""
-    from onnxruntime.quantization.calibrate import CalibrationMethod as Method
-    from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
-    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+    with interrupts_held():
+        from onnxruntime.quantization.calibrate import CalibrationMethod as Method
+        from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
     with _quiet():
@@ -66,6 +68,8 @@ def measure_ranges(
             save_tensors_data(calibrator.compute_data(), ranges)
             # Stored in the order of a set of names, another one in every process; its hash must tell the content.
             content = json.loads(ranges.read_text(encoding="utf-8"))
+            # A new file: the library's is readable for its owner alone, unlike every other artifact.
+            ranges.unlink()
             ranges.write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
         finally:
             ranges.with_suffix(".augmented.onnx").unlink(missing_ok=True)
@@ -88,8 +92,9 @@ def write_quantised(
     between a DequantizeLinear and a QuantizeLinear by itself, per tensor.
     Raises ExportError where the quantiser refuses.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.calibrate import CalibrationMethod as Method
+    with interrupts_held():
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.calibrate import CalibrationMethod as Method
 
     apart = _with_what_feeds(source, float_nodes)
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from export.engine_options import BatchProfile, EngineOptions
-from export.tensorrt_config import configure, configure_rtx, configure_tensorrt, keep_timing_cache
+from export.tensorrt_config import configure, configure_rtx, configure_tensorrt, keep_timing_cache_after_build
 from export.tensorrt_log import kept_log, parser_words, refused, without_noise
 from export.tensorrt_progress import BuildWatch, builder_monitor, interrupts_kept
 from harness.core.errors import ArtifactError, BackendError, ExportError
@@ -89,7 +89,7 @@ def engine_from_onnx(
         with interrupts_kept(watch):
             try:
                 plan, tf32 = _plan_from_onnx(trt, flavour, onnx_path, input_name, shapes, options, log, monitor)
-            except ExportError as error:
+            except (ArtifactError, ExportError) as error:
                 # Or the builder, and all weights with it, would live as long as the error does.
                 traceback.clear_frames(error.__traceback__)
                 raise
@@ -142,7 +142,7 @@ def _plan_from_onnx(
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is not None and timing_cache is not None and options.timing_cache is not None:
-        keep_timing_cache(options.timing_cache, timing_cache)
+        keep_timing_cache_after_build(options.timing_cache, timing_cache, log)
     return plan, config.get_flag(trt.BuilderFlag.TF32)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from export.engine_options import EngineOptions, HardwareCompatibility
 from export.tensorrt_log import refused
-from harness.core.errors import ExportError
+from harness.core.errors import ArtifactError, ExportError
 from harness.core.files import write_atomically
 
 COMPATIBILITY_LEVELS: dict[HardwareCompatibility, str] = {
@@ -55,6 +55,8 @@ def configure_tensorrt(trt: Any, config: Any, options: EngineOptions, log: Any) 
             log.lines,
             "It is of another GPU or version: delete it, or name another file.",
         )
+    # Now, and not after a build of many minutes, is the time to learn that the place cannot be written.
+    keep_timing_cache(options.timing_cache, timing_cache)
     return timing_cache
 
 
@@ -75,3 +77,11 @@ def keep_timing_cache(path: Path, timing_cache: Any) -> None:
         temporary.write_bytes(content)
 
     write_atomically(path, write)
+
+
+def keep_timing_cache_after_build(path: Path, timing_cache: Any, log: Any) -> None:
+    """Write the cache, or say in the builder's log that it was not: the engine took minutes and is whole without."""
+    try:
+        keep_timing_cache(path, timing_cache)
+    except ArtifactError as error:
+        log.lines.append(f"WARNING: {error.message}")

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import time
 from pathlib import Path
+from typing import get_args
 
 from export.engine_options import BatchProfile
-from export.folders import link_or_copy, write_folder_atomically
+from export.folders import ASIDE_SUFFIX, link_or_copy, remove_if_empty, write_folder_atomically
 from export.making import Maker, current_sidecar
 from export.request import MadeArtifact
 from export.triton_config import LABELS_NAME, ServedModel, TritonBackend
-from harness.core.artifacts import Kind, Sidecar, write_artifact
+from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.errors import ArtifactError
 from harness.core.files import sha256_from_file, sha256_from_text
 from harness.core.passport import Passport
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
 from harness.core.tensorrt_flavour import Flavour
-from harness.core.variants import Variant
+from harness.core.variants import Variant, variant_from_name
 
 CONFIG_NAME = "config.pbtxt"
 _RTX_NOTE = "Triton loads engines of TensorRT, not of TensorRT-RTX"
+_STALE_NOTE = "still served, but of an earlier checkpoint: export it again, or delete its folder"
 _BF16_NOTE = "ONNX Runtime has no bfloat16 convolution on the CPU, and none was tried on a GPU"
 # The server refuses "/" and ".." only, but a name is also part of an URL and of a folder's path.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,99}")
@@ -72,13 +75,27 @@ class TritonModels:
             {"1/model.xml": sidecar.sha256, "1/model.bin": weights},
         )
 
+    def tell_of_stale_models(self) -> None:
+        """List the run's models that this command did not make and that are of another checkpoint than the run's.
+
+        Nothing is deleted: a server may be answering with them.
+        """
+        for folder in sorted(self._run.triton_repository.glob("*")):
+            if not _is_model_of(self._run, folder.name):
+                continue
+            try:
+                sidecar = read_sidecar(folder / CONFIG_NAME, kind=Kind.TRITON_MODEL, remedy="")
+            except ArtifactError:
+                continue  # Not of this project's making, or edited.
+            if sidecar.parents.get("checkpoint") != self._passport.checkpoint_sha256:
+                self._maker.leave_out(folder, _STALE_NOTE)
+
     def _model(self, backend: TritonBackend, variant: Variant, profile: BatchProfile | None = None) -> ServedModel:
         name = f"{served_name(self._run.name)}.{variant.name}.{backend}"
         return ServedModel(name=name, backend=backend, variant=variant, passport=self._passport, profile=profile)
 
     def _leave_out(self, model: ServedModel, note: str) -> None:
-        path = self._run.triton_repository / model.name
-        self._maker.made.append(MadeArtifact(path=path, size_bytes=0, duration_s=None, note=note, left_out=True))
+        self._maker.leave_out(self._run.triton_repository / model.name, note)
 
     def _ensure(
         self,
@@ -115,6 +132,31 @@ def served_name(run_name: str) -> str:
     # Two names may look the same after this; their hashes do not.
     digest = hashlib.sha256(run_name.encode(errors="surrogateescape")).hexdigest()[:8]
     return f"run-{re.sub('[^A-Za-z0-9]+', '_', run_name)[:80]}-{digest}"
+
+
+def remove_staged_leftovers(run: RunDirectory) -> None:
+    """Delete what a killed export staged of a run's models; only for the holder of the run's lock.
+
+    Links to files that were replaced since would keep these on the disk.
+    """
+    for path in run.triton_staging.glob("*"):
+        name = path.name.removesuffix(ASIDE_SUFFIX)
+        # A model that was put aside and not replaced yet is all that there is of it.
+        replaced = path.name == name or (run.triton_repository / name).exists()
+        if _is_model_of(run, name) and replaced:
+            shutil.rmtree(path, ignore_errors=True)
+    remove_if_empty(run.triton_staging)
+
+
+def _is_model_of(run: RunDirectory, name: str) -> bool:
+    """Tell whether a model's name is <run>.<variant>.<back end>: the name of another run may begin with this one's."""
+    run_name, *rest = name.rsplit(".", 2)
+    return (
+        run_name == served_name(run.name)
+        and len(rest) == 2
+        and variant_from_name(rest[0]) is not None
+        and rest[1] in get_args(TritonBackend)
+    )
 
 
 def _is_current(folder: Path, model: ServedModel, parents: dict[str, str], hashes: dict[str, str]) -> bool:

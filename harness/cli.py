@@ -198,6 +198,8 @@ def export(runs: tuple[str, ...], runs_folder: Path, as_json: bool, **options: A
     else:
         columns = ["run", "artifact", "status", "size", "seconds", "note"]
         print_table("Export", columns, [row for outcome in outcomes for row in outcome.rows()])
+        for line in (line for outcome in outcomes for line in outcome.lines()):
+            click.echo(line)
     _exit_on_failures(outcomes)
 
 
@@ -262,35 +264,88 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
     Every artifact is compared with the golden answers of its own checkpoint, on the very loaded model that is
     timed. Exit code 3 where a verdict is FAIL.
     """
+    from bench.builds import BUILD_COLUMNS, build_rows, spreads_of_runs
     from bench.many import BenchRequest, bench_many
     from harness.console import console_progress, print_table
     from harness.core.runs import runs_from_names
 
-    outcome = bench_many(runs_from_names(runs_folder, runs), BenchRequest.from_options(**options), console_progress())
+    chosen = runs_from_names(runs_folder, runs)
+    outcome = bench_many(chosen, BenchRequest.from_options(**options), console_progress())
     if as_json:
         click.echo(outcome.json_text())
     else:
         print_table("Bench (test split)", outcome.columns(), outcome.rows())
+        spreads = spreads_of_runs(chosen, outcome.results)
+        if spreads:
+            print_table("Builds", BUILD_COLUMNS, build_rows(spreads))
         for line in outcome.reasons():
             click.echo(line)
     # A FAIL is the gravest news and decides the exit code; errors of other trials are printed all the same.
     _exit_on_failures(outcome.failures, verdict_failed=outcome.verdict_failed(require_pass=require_pass))
 
 
-@cli.command(epilog="Example: harness report --runs demo/runs")
+@cli.command(epilog="Example: harness report --runs demo/runs --pytest-benchmark times.json")
 @runs_option
+@click.option("--pytest-benchmark", type=path_type, metavar="FILE", help="Also all times as JSON of pytest-benchmark.")
 @json_option
-def report(runs_folder: Path, as_json: bool) -> None:
+def report(runs_folder: Path, pytest_benchmark: Path | None, as_json: bool) -> None:
     """Write RUNS/report: report.md, report.json and report.csv from everything measured so far."""
     from bench.report import write_report
     from harness.core.runs import runs_from_names
 
-    paths = write_report(runs_folder, runs_from_names(runs_folder, ()))
+    paths = write_report(runs_folder, runs_from_names(runs_folder, ()), pytest_benchmark)
     if as_json:
-        click.echo(json.dumps({path.suffix[1:]: str(path) for path in paths}))
+        named = {path.suffix[1:]: str(path) for path in paths[:3]}
+        click.echo(json.dumps(named | ({"pytest_benchmark": str(pytest_benchmark)} if pytest_benchmark else {})))
     else:
         for path in paths:
             click.echo(str(path))
+
+
+@cli.command(
+    epilog="Example: harness compare main/runs runs --markdown comparison.md\n\n"
+    "Exit codes: 0 no PASS was lost, 3 a PASS was lost; 1 and 2 as everywhere."
+)
+@click.argument("old", type=path_type)
+@click.argument("new", type=path_type)
+@click.option(
+    "--markdown", "markdown_path", type=path_type, metavar="FILE", help="Also as Markdown for a pull request."
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 also where a PASS of OLD was not measured in NEW.")
+@json_option
+def compare(old: Path, new: Path, markdown_path: Path | None, strict: bool, as_json: bool) -> None:
+    """Tell which verdicts changed between OLD and NEW, and whether the answers to the same films did.
+
+    OLD and NEW are each a run directory, a folder of runs (compared by name), or one trial record (.json). Verdicts
+    are judged again from the stored answers where golden and evaluation set are there. Two checkpoints on one split
+    are compared by McNemar's exact test. A PASS of OLD that is another word or a failure in NEW is lost: exit code 3.
+    One that NEW has not measured is told, and makes exit code 3 only with --strict.
+    """
+    from bench.compare import compare as compare_sides
+    from bench.compare_report import (
+        ANSWER_COLUMNS,
+        VERDICT_COLUMNS,
+        answer_rows,
+        closing_lines,
+        detail_lines,
+        markdown,
+        verdict_rows,
+    )
+    from harness.console import print_table
+    from harness.core.files import write_text_atomically
+
+    comparison = compare_sides(old, new)
+    if markdown_path is not None:
+        write_text_atomically(markdown_path, markdown(comparison, strict=strict))
+    if as_json:
+        click.echo(json.dumps(comparison.summary()))
+    else:
+        print_table(f"Parity: {comparison.headline()}", VERDICT_COLUMNS, verdict_rows(comparison))
+        if rows := answer_rows(comparison):
+            print_table("The same films, answered by OLD and by NEW", ANSWER_COLUMNS, rows)
+        for line in [*detail_lines(comparison), *closing_lines(comparison, strict=strict)]:
+            click.echo(line)
+    _exit_on_failures((), verdict_failed=comparison.pass_lost(strict=strict))
 
 
 @cli.command(epilog="Example: harness doctor --json")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-EPILOG = "Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict failed, 130 interrupted."
+EPILOG = "Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict failed or was lost, 130 interrupted."
 path_type = click.Path(path_type=Path)
 runs_option = click.option(
     "--runs", "runs_folder", type=path_type, default="runs", show_default=True, help="Folder of the runs."
@@ -87,6 +87,14 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--openvino", is_flag=True, help="Also as OpenVINO IR."),
         click.option("--triton", is_flag=True, help="Also as a Triton model repository in RUNS/triton."),
+        click.option(
+            "--builds",
+            default=1,
+            show_default=True,
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Make everything N times, to see how far builds differ.",
+        ),
         click.option("--trt", "engine", is_flag=True, help="Also as a TensorRT engine."),
         click.option(
             "--flavour",
@@ -111,13 +119,13 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
             "workspace_mib",
             default=4096,
             show_default=True,
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=1 << 24),  # 16 TiB; the libraries fail beyond 64 bits of bytes.
             metavar="MIB",
             help="Scratch memory of an engine.",
         ),
         click.option("--tf32", is_flag=True, help="Let fp32 engines multiply in TF32 (10 bits of mantissa)."),
         click.option(
-            "--timing-cache", type=path_type, metavar="FILE", help="TensorRT: kernel timings kept between builds."
+            "--timing-cache", type=path_type, metavar="FILE", help="TensorRT: kernel timings kept between exports."
         ),
         click.option(
             "--hardware-compatibility",

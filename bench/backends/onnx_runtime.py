@@ -39,7 +39,7 @@ class OnnxRuntime:
             self._binding.bind_ortvalue_input(names[0], self._input)
             for name, output in zip(names[1:], self._outputs, strict=True):
                 self._binding.bind_ortvalue_output(name, output)
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise BackendError(
                 f"ONNX Runtime cannot load {request.artifact}: {error}",
                 hint="Export it again: `harness export --force`.",
@@ -48,7 +48,7 @@ class OnnxRuntime:
     def bind(self, images: Images) -> None:
         try:
             self._input.update_inplace(images)
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise BackendError(
                 f"ONNX Runtime does not take images of the shape {images.shape}: {error}",
                 hint="Load the model for this batch size.",
@@ -57,7 +57,7 @@ class OnnxRuntime:
     def step(self) -> None:
         try:
             self._session.run_with_iobinding(self._binding)
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise BackendError(
                 f"ONNX Runtime failed: {error}", hint="Export it again: `harness export --force`."
             ) from error
@@ -113,7 +113,7 @@ def _other_ends(request: LoadRequest, names: list[str]) -> BackendError:
     )
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime raises one class per status code, with RuntimeError as the only common ancestor of some."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

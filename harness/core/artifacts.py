@@ -7,7 +7,7 @@ between the two leaves a pair that does not match, which every reader notices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import metadata
@@ -51,6 +51,11 @@ class Sidecar(BaseModel):
     versions: dict[str, str]
     contract: Contract | None = None
     details: dict[str, JsonValue] = {}
+
+
+def build_from_details(details: Mapping[str, JsonValue]) -> JsonValue:
+    """Return which build of a run's exports a sidecar's details are of; those from before there were several: 1."""
+    return details.get("build", 1)
 
 
 def sidecar_path(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """Ctrl-C held back while something is done that must not be torn in two.
 
 Python raises KeyboardInterrupt between any two instructions of the main thread: also between the start of a process
-and the line that remembers it, or at the entry of a native library's callback, where it would be dropped.
+and the line that remembers it, at the entry of a native library's callback, where it would be dropped, or inside the
+import of one, where pybind11 makes an ImportError of it, and an absent library of the interrupt.
 """
 
 from __future__ import annotations

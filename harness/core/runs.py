@@ -6,6 +6,7 @@ so two experiments cannot mix their files under one name.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from harness.core.errors import RunError, UsageError
 from harness.core.files import write_text_atomically
 
 RANGES_NAME = "int8-ranges.json"  # In a run's export folder: what int8 files were calibrated with.
+BUILDS_NAME = "builds"  # In a run's export folder: further builds, each in a folder named by its number.
 IMPORTED_RECIPE = "imported"  # What stands for the recipe of weights from elsewhere.
 
 
@@ -73,6 +75,7 @@ class RunRecord(BaseModel):
     machine: dict[str, JsonValue]
 
 
+_FURTHER_BUILD = re.compile(r"[2-9]|[1-9][0-9]{1,8}")
 _RESERVED_NAMES = frozenset({"evaluation-sets", "film-caches", "report", "triton"})
 
 
@@ -90,6 +93,15 @@ class RunDirectory:
         self.golden = folder / "golden.npz"
         self.export_folder = folder / "export"
         self.bench_folder = folder / "bench"
+
+    def build_folder(self, build: int) -> Path:
+        """Where one build of the run's exports lies: the first in the export folder itself."""
+        return self.export_folder if build == 1 else self.export_folder / BUILDS_NAME / str(build)
+
+    def further_builds(self) -> list[int]:
+        """Return the numbers of the builds there are beside the first, whole or not."""
+        folders = (self.export_folder / BUILDS_NAME).glob("*")
+        return sorted(int(path.name) for path in folders if _FURTHER_BUILD.fullmatch(path.name) and path.is_dir())
 
     @property
     def evaluation_sets(self) -> Path:
@@ -139,6 +151,14 @@ class RunDirectory:
                 "last finished epoch.",
             )
         return record
+
+
+def run_folder_of_file(path: Path) -> Path:
+    """Return the folder of the run that a file lies in: directly, among its exports, or in a further build."""
+    folder = path.absolute().parent
+    if folder.parent.name == BUILDS_NAME and folder.parent.parent.name == "export":
+        folder = folder.parent.parent
+    return folder.parent if folder.name == "export" else folder
 
 
 def check_run_name(name: str) -> None:

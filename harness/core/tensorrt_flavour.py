@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Literal
 
 from harness.core.errors import BackendError
+from harness.core.interrupts import interrupts_held
 from harness.core.tensorrt_names import missing_names
 
 Flavour = Literal["tensorrt", "rtx"]
@@ -27,7 +28,8 @@ _LOWEST_MAJOR: dict[Flavour, int] = {"tensorrt": 11, "rtx": 1}
 def imported_flavour(flavour: Flavour) -> ModuleType:
     """Return the flavour's module; raise BackendError in words where it is absent, broken, too old or too new."""
     try:
-        module = importlib.import_module(_MODULES[flavour])
+        with interrupts_held():
+            module = importlib.import_module(_MODULES[flavour])
     except (ImportError, OSError) as error:
         raise BackendError(f"{_MODULES[flavour]} cannot be imported: {error}.", hint=_REMEDIES[flavour]) from error
     if int(module.__version__.split(".")[0]) < _LOWEST_MAJOR[flavour]:

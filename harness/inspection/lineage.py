@@ -10,7 +10,7 @@ from typing import Any
 from harness.core.artifacts import Kind, Sidecar
 from harness.core.errors import RunError
 from harness.core.files import sha256_from_file
-from harness.core.runs import RANGES_NAME, RunDirectory, RunRecord
+from harness.core.runs import RANGES_NAME, RunDirectory, RunRecord, run_folder_of_file
 from harness.core.variants import variant_from_name
 from harness.inspection.contracts import CHECKPOINT_KEY
 from harness.inspection.report import SHORT_HASH, Section
@@ -20,19 +20,14 @@ _NAMES = {_CHECKPOINT: "checkpoint", _ONNX: "ONNX file", _RANGES: "calibration"}
 
 
 def run_of_file(path: Path) -> tuple[RunDirectory | None, RunRecord | None, list[str]]:
-    """Return the run whose folder or `export` folder a file lies in, its record, and what is wrong with that."""
-    run = RunDirectory(_run_folder(path))
+    """Return the run that a file lies in, its record, and what is wrong with that."""
+    run = RunDirectory(run_folder_of_file(path))
     if not run.record_path.is_file():
         return None, None, []
     try:
         return run, run.read_record(), []
     except RunError as error:
         return run, None, [error.message]
-
-
-def _run_folder(path: Path) -> Path:
-    folder = path.absolute().parent
-    return folder.parent if folder.name == "export" else folder
 
 
 def parents_section(
@@ -71,7 +66,7 @@ def _candidate(path: Path, role: str) -> Path | None:
     elif role == _RANGES:
         places = [folder / RANGES_NAME]
     elif role == _CHECKPOINT:
-        places = [RunDirectory(each).checkpoint for each in (folder, _run_folder(path))]
+        places = [RunDirectory(each).checkpoint for each in (folder, run_folder_of_file(path))]
     else:
         places = []
     return next((place for place in places if place.is_file()), None)

@@ -13,6 +13,7 @@ from harness.inspection.engines import engine_section
 from harness.inspection.file_kinds import STATE_DICT, claimed_kind, kind_from_bytes, unknown_file
 from harness.inspection.lineage import parents_section, run_of_file
 from harness.inspection.onnx_content import onnx_section
+from harness.inspection.openvino_files import openvino_section
 from harness.inspection.passports import passport_section
 from harness.inspection.report import Inspection, Section
 from harness.inspection.sidecars import sidecar_and_section
@@ -23,6 +24,7 @@ _READERS: Mapping[str, Callable[[Path, Sidecar | None], Section]] = {
     Kind.GOLDEN.value: golden_section,
     Kind.ONNX_MODEL.value: onnx_section,
     Kind.ENGINE.value: engine_section,
+    Kind.OPENVINO_MODEL.value: openvino_section,
     STATE_DICT: state_dict_section,
 }
 _HINTS = {
@@ -31,6 +33,7 @@ _HINTS = {
     Kind.ONNX_MODEL.value: "`harness export RUN` makes it again from the run's checkpoint.",
     Kind.ENGINE.value: "`harness export RUN --trt` makes it again from the run's checkpoint.",
     Kind.OPENVINO_MODEL.value: "`harness export RUN --openvino` makes it again from the run's checkpoint.",
+    Kind.OPENVINO_WEIGHTS.value: "`harness export RUN --openvino` makes it again from the run's checkpoint.",
     STATE_DICT: "Give a file that holds a plain state dict: `torch.save(model.state_dict(), FILE)`.",
 }
 _OTHER_HINT = "Make it again with the command that made it."

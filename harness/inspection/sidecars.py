@@ -29,6 +29,8 @@ def sidecar_and_section(path: Path, *, sha256: str, size_bytes: int) -> tuple[Si
             f"({sidecar.size_bytes} bytes), the file's is {sha256[:SHORT_HASH]}... ({size_bytes} bytes)",
         )
     state = "disagrees" if findings else "agrees"
+    build = sidecar.details.get("build")
+    build_rows = () if build is None else (("build", str(build)),)
     return sidecar, Section(
         facts={
             "state": state,
@@ -36,10 +38,12 @@ def sidecar_and_section(path: Path, *, sha256: str, size_bytes: int) -> tuple[Si
             "sha256": sidecar.sha256,
             "created": sidecar.created,
             "versions": sidecar.versions,
+            "build": build,
         },
         rows=(
             ("sidecar", f"{state} with the file's hash; made {sidecar.created}"),
             ("versions", ", ".join(f"{name} {version}" for name, version in sidecar.versions.items())),
+            *build_rows,
         ),
         findings=findings,
     )

@@ -263,6 +263,25 @@ def test_without_any_label_there_is_no_verdict() -> None:
     assert _step(evidence) == (Word.NO_VERDICT, "reference")
 
 
+def test_a_word_for_the_reference_counts_without_labels_only_and_never_for_a_constant() -> None:
+    labels_b, unlabelled_b = _labels(400), np.full(400, -1)
+    evidence = replace(
+        _evidence(labels_b), labels_b=unlabelled_b, reference_labels_b=unlabelled_b, reference_trusted=True
+    )
+    assert _step(evidence) == (Word.PASS, "parity")
+    constant_bc = _logits(np.ones(400, dtype=int))
+    assert _step(replace(evidence, golden_bc=constant_bc, candidate_bc=constant_bc)) == (Word.NO_VERDICT, "reference")
+    labelled = replace(evidence, reference_labels_b=labels_b, reference_logits_bc=constant_bc)
+    assert _step(labelled) == (Word.NO_VERDICT, "reference")
+
+
+def test_classes_without_a_normal_one_have_no_operating_point() -> None:
+    verdict, parity = judged(_evidence(_labels(400), class_names=("cat", "dog", "horse")))
+    assert verdict.word is Word.PASS
+    assert parity is not None
+    assert parity.operating is None
+
+
 def test_an_unlabelled_test_split_passes_by_unchanged_answers_alone() -> None:
     validation_b = _labels(90)
     for count, word in ((299, Word.PASS), (298, Word.INCONCLUSIVE)):

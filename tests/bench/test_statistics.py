@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from bench.evidence import Evidence
+from bench.gate import Word, judged
 from bench.statistics import (
+    auroc_loss_interval,
+    expected_calibration_error,
     images_for_margin,
     largest_share,
     macro_f1_loss_interval,
@@ -136,3 +141,83 @@ def test_the_number_of_images_is_that_of_the_exact_bound_or_of_the_power_of_90_p
     assert images_for_margin(0.02, 0.0) == 149
     # docs/measuring.md: 8.56 times the share over the squared margin.
     assert images_for_margin(0.01, 0.02) == pytest.approx(8.56 * 0.02 / 0.01**2, rel=0.01)
+
+
+def _scores(seed: int, positives: int, negatives: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two raters who see the same signal with noise partly shared, in coarse steps so that there are ties."""
+    generator = np.random.default_rng(seed)
+    positive_b = np.repeat([True, False], [positives, negatives])
+    shared_b = positive_b + generator.normal(size=len(positive_b))
+    first_b, second_b = (np.round(shared_b + 0.5 * generator.normal(size=len(positive_b)), 1) for _ in range(2))
+    return positive_b, first_b, second_b
+
+
+def test_delongs_interval_is_that_of_a_paired_bootstrap() -> None:
+    positive_b, first_b, second_b = _scores(5, 120, 180)
+    generator = np.random.default_rng(0)
+    losses = []
+    for _ in range(1500):
+        rows = np.concatenate([generator.integers(0, 120, 120), generator.integers(120, 300, 180)])
+        losses.append(roc_auc_score(positive_b[rows], first_b[rows]) - roc_auc_score(positive_b[rows], second_b[rows]))
+    first, second, (low, high) = auroc_loss_interval(positive_b, first_b, second_b)
+    assert first == pytest.approx(roc_auc_score(positive_b, first_b))
+    assert second == pytest.approx(roc_auc_score(positive_b, second_b))
+    assert (low + high) / 2 == pytest.approx(first - second)
+    assert high - low == pytest.approx(2 * stats.norm.ppf(0.95) * np.std(losses), rel=0.08)
+
+
+def test_delongs_variance_of_one_rater_against_a_coin_is_that_of_the_mann_whitney_placements() -> None:
+    positive_b, first_b, _ = _scores(6, 40, 60)
+    constant_b = np.zeros(100)
+    above = np.array([(first_b[40:] < x).mean() + (first_b[40:] == x).mean() / 2 for x in first_b[:40]])
+    below = np.array([(first_b[:40] > x).mean() + (first_b[:40] == x).mean() / 2 for x in first_b[40:]])
+    deviation = math.sqrt(above.var(ddof=1) / 40 + below.var(ddof=1) / 60)
+    area, half, (low, high) = auroc_loss_interval(positive_b, first_b, constant_b)
+    assert half == 0.5
+    assert (high - low) / 2 == pytest.approx(stats.norm.ppf(0.95) * deviation)
+    assert area == pytest.approx(above.mean())
+
+
+def test_an_auroc_of_one_image_each_is_no_error() -> None:
+    assert auroc_loss_interval(np.array([True, False]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))[:2] == (1.0, 0.0)
+
+
+def test_a_perfectly_calibrated_bin_has_no_error_and_full_confidence_counts() -> None:
+    confidence_b = np.array([0.75, 0.75, 0.75, 0.75])
+    assert expected_calibration_error(confidence_b, np.array([True, True, True, False])) == pytest.approx(0)
+    assert expected_calibration_error(np.ones(4), np.array([True, True, True, False])) == pytest.approx(0.25)
+    assert expected_calibration_error(np.zeros(2), np.array([True, False])) == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "discordant"), [(300, 0.02), (700, 0.014), (2000, 0.012)])
+def test_a_true_loss_of_the_margin_passes_the_gate_in_at_most_one_of_twenty(
+    images: int, discordant: float, record_property: Callable[[str, object], None]
+) -> None:
+    """2,000 made-up test splits each: the whole gate, not one formula; at most 5 % and what chance adds to that."""
+    trials, margin, generator = 2000, 0.01, np.random.default_rng(images)
+    shares = [0.85 - discordant, (discordant + margin) / 2, (discordant - margin) / 2, 0.15]
+    passed = 0
+    for both, lost, gained, neither in generator.multinomial(images, shares, size=trials):
+        labels_b = np.arange(images) % 3
+        golden_b, candidate_b = labels_b.copy(), labels_b.copy()
+        candidate_b[both : both + lost] = (labels_b[both : both + lost] + 1) % 3
+        wrong = slice(both + lost, both + lost + gained)
+        golden_b[wrong] = (labels_b[wrong] + 1) % 3
+        golden_b[images - neither :] = candidate_b[images - neither :] = (labels_b[images - neither :] + 1) % 3
+        evidence = Evidence(
+            class_names=("covid", "normal", "pneumonia"),
+            label_mode="multiclass",
+            precision="int8",
+            margin=margin,
+            contract_problems=(),
+            departures=(),
+            labels_b=labels_b,
+            golden_bc=(9 * np.eye(3)[golden_b]).astype(np.float32),
+            candidate_bc=(9 * np.eye(3)[candidate_b]).astype(np.float32),
+            reference_labels_b=labels_b,
+            reference_logits_bc=(9 * np.eye(3)[golden_b]).astype(np.float32),
+        )
+        passed += judged(evidence)[0].word is Word.PASS
+    record_property("false_pass_share", passed / trials)
+    assert passed <= stats.binom.ppf(0.999, trials, 0.05)

@@ -211,6 +211,19 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(folder: Path) ->
             profile_from_text(text)
 
 
+def test_an_engine_that_tensorrt_cannot_have_is_told_as_left_out(folder: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: the extra `rtx`")
+    outcome = _export(folder, replace(_ALL, precisions=("int8-u8s8",), engine=True, flavour="rtx"))
+    assert outcome.error is None
+    left_out = [made for made in outcome.artifacts if made.left_out]
+    assert [made.path.name for made in left_out] == [
+        "int8-u8s8.rtx.engine",
+        "int8-u8s8-uint8in-prob.rtx.engine",
+    ]
+    assert "--precision int8" in left_out[0].note
+    assert not left_out[0].path.exists()
+
+
 def test_a_request_names_each_variant_once(every_precision: Path) -> None:
     request: Any = replace(_ALL, precisions=("fp32", "fp16", "fp32"))
     names = [variant.name for variant in request.variants()]

@@ -128,6 +128,7 @@ def test_measuring_leaves_nothing_but_the_ranges_and_prints_nothing(
     folder.mkdir()
     _written(source, _measure(source, folder / "ranges.json"), "int8")
     assert [path.name for path in folder.iterdir()] == ["ranges.json"]
+    assert (folder / "ranges.json").stat().st_mode == source.stat().st_mode, "whoever reads the model reads its ranges"
     assert capfd.readouterr().out == ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from export.engine_options import EngineOptions
-from export.tensorrt_config import configure, configure_tensorrt, keep_timing_cache
+from export.tensorrt_config import configure, configure_tensorrt, keep_timing_cache, keep_timing_cache_after_build
 from harness.core.errors import ArtifactError, ExportError
 
 _TRT = SimpleNamespace(
@@ -78,6 +78,7 @@ def test_a_timing_cache_is_made_by_the_first_build_and_taken_by_the_next(tmp_pat
     config, timing_cache = _configured(timing_cache=path)
     assert timing_cache is config.timing_cache
     assert timing_cache.content == b""
+    path.unlink()
     keep_timing_cache(path, timing_cache)
     assert path.read_bytes() == b"ours, and more"
 
@@ -100,3 +101,23 @@ def test_a_folder_is_no_timing_cache(tmp_path: Path) -> None:
         _configured(timing_cache=tmp_path)
     with pytest.raises(ArtifactError):
         keep_timing_cache(tmp_path, _configured()[0].create_timing_cache(b""))
+
+
+def test_a_timing_cache_that_cannot_be_written_is_told_before_the_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises((ArtifactError, ExportError), match="timings cannot be"):
+        _configured(timing_cache=tmp_path / "file" / "timings")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        _configured(timing_cache=Path("/proc/no-such-folder/timings"))
+
+
+def test_a_timing_cache_that_cannot_be_kept_does_not_cost_the_engine(tmp_path: Path) -> None:
+    log = SimpleNamespace(lines=[])
+    timing_cache = _configured()[0].create_timing_cache(b"")
+    keep_timing_cache_after_build(tmp_path / "timings", timing_cache, log)
+    assert ((tmp_path / "timings").read_bytes(), log.lines) == (b"ours, and more", [])
+
+    keep_timing_cache_after_build(tmp_path, timing_cache, log)
+    (line,) = log.lines
+    assert line.startswith("WARNING: ")
+    assert "cannot be written" in line

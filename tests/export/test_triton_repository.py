@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -313,6 +314,37 @@ def test_a_variant_that_was_exported_anew_is_refreshed(folder: Path) -> None:
     assert served.read_bytes() == changed
     assert verified_sidecar(_config_path(served), kind=Kind.TRITON_MODEL, remedy="").parents["onnx"] == new.sha256
     assert {path.name for path in served.parent.iterdir()} == {"model.onnx"}
+
+
+def test_models_of_an_earlier_checkpoint_are_told_when_fewer_variants_are_exported(folder: Path) -> None:
+    kept = _repository(folder) / "d2-resnet18-ce.fp32-uint8in-prob.onnxruntime"
+    own, foreign = kept.with_name("d2-resnet18-ce.mine"), kept.with_name("d2-resnet18-ce.fp32.fp32.onnxruntime")
+    own.mkdir()
+    shutil.copytree(kept, foreign)  # Of a run named d2-resnet18-ce.fp32.
+    for served in (kept, foreign):
+        sidecar = served / "config.pbtxt.json"
+        content = json.loads(sidecar.read_text())
+        content["parents"]["checkpoint"] = "0" * 64
+        sidecar.write_text(json.dumps(content))
+    outcome = _export(folder, ExportRequest(triton=True))
+    assert outcome.error is None
+    assert [made.path for made in outcome.artifacts if made.left_out] == [kept]
+    assert "earlier checkpoint" in outcome.artifacts[-1].note
+    assert (kept / "1" / "model.onnx").is_file()
+
+
+def test_what_a_killed_export_staged_is_removed_even_without_triton_and_of_this_run_alone(folder: Path) -> None:
+    staging = folder.parent / ".triton-staging"
+    gone = ["d2-resnet18-ce.int8.onnxruntime", "d2-resnet18-ce.fp32.onnxruntime.old"]
+    kept = ["d2-resnet18-ce.int8.onnxruntime.old", "another.fp32.onnxruntime", "d2-resnet18-ce.fp32.int8.onnxruntime"]
+    for name in (*gone, *kept):
+        (staging / name / "1").mkdir(parents=True)
+    assert _export(folder, ExportRequest()).error is None
+    assert sorted(path.name for path in staging.iterdir()) == sorted(kept)
+    for name in kept:
+        shutil.rmtree(staging / name)
+    assert _export(folder, ExportRequest()).error is None
+    assert not staging.exists()
 
 
 def _write(path: Path, content: bytes) -> None:

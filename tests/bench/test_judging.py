@@ -1,0 +1,246 @@
+"""Which images judge, what is computed again from stored answers, and the images whose answer changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from bench.many import BenchOutcome, BenchRequest, bench_many
+from bench.report import write_report
+from bench.results import results_from_folder
+from harness.core.files import sha256_from_file
+from harness.core.progress import SILENT
+from harness.core.runs import RunDirectory
+
+
+def _bench(folder: Path, *, splits: str = "test", batch_size: int = 3, force: bool = False) -> BenchOutcome:
+    request = BenchRequest.from_options(
+        backends=("onnxruntime",),
+        batch_sizes=(batch_size,),
+        threads=1,
+        margin=1.0,
+        splits=splits,  # type: ignore[arg-type]
+        quick=True,
+        force=force,
+    )
+    return bench_many([RunDirectory(folder)], request, SILENT)
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    (path,) = folder.parent.glob("evaluation-sets/*/rows.csv")
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _rehash(path: Path) -> None:
+    sidecar = path.with_name(path.name + ".json")
+    content = json.loads(sidecar.read_text())
+    changed = {"sha256": sha256_from_file(path), "size_bytes": path.stat().st_size}
+    sidecar.write_text(json.dumps(content | changed))
+
+
+def _raise_one_class(path: Path) -> None:
+    """Add much to the bias of the head's second class, as a wrong bias correction would."""
+    model = onnx.load(path)
+    (bias,) = [each for each in model.graph.initializer if list(each.dims) == [3]]
+    values = numpy_helper.to_array(bias) + np.array([0, 50, 0], dtype=np.float32)
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    onnx.save(model, path)
+    _rehash(path)
+
+
+@pytest.fixture
+def folder(copied_run: Callable[[], Any]) -> Path:
+    return Path(copied_run().folder)
+
+
+@pytest.fixture(scope="module")
+def spoilt(session_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BenchOutcome]:
+    """A run whose ONNX file prefers one class, measured over all splits."""
+    runs_folder = tmp_path_factory.mktemp("spoilt") / "runs"
+    shutil.copytree(session_run.runs_folder, runs_folder)
+    folder = runs_folder / session_run.folder.name
+    _raise_one_class(folder / "export" / "fp32.onnx")
+    return folder, _bench(folder, splits="all")
+
+
+@pytest.mark.parametrize(
+    ("splits", "deciding"), [("test", ["test"]), ("test+validation", ["test", "validation"]), ("all", None)]
+)
+def test_the_splits_that_were_asked_for_judge(folder: Path, splits: str, deciding: list[str] | None) -> None:
+    (result,) = _bench(folder, splits=splits).results
+    found = [row["split"] for row in _rows(folder)]
+    counted = sum(split in (deciding or ["test", "validation"]) for split in found)
+    assert (result.splits, result.judged_splits) == (splits, tuple(deciding or ["test", "validation"]))
+    assert result.parity is not None
+    assert (result.parity.images, result.parity.labelled) == (counted, counted)
+    assert result.parity.other_images == (found.count("train") if splits == "all" else 0)
+    assert result.parity.other_changed_answers == 0
+
+
+def test_other_splits_are_measured_again_and_the_same_are_kept(folder: Path) -> None:
+    first = _bench(folder).results[0].created
+    assert _bench(folder).results[0].created == first
+    (result,) = _bench(folder, splits="test+validation").results
+    assert result.splits == "test+validation"
+
+
+def test_validation_does_not_judge_a_file_whose_layers_were_chosen_on_it(folder: Path) -> None:
+    sidecar = folder / "export" / "fp32.onnx.json"
+    content = json.loads(sidecar.read_text())
+    content["details"]["float_layers"] = ["node_conv2d"]
+    sidecar.write_text(json.dumps(content))
+    (result,) = _bench(folder, splits="test+validation").results
+    assert result.judged_splits == ("test",)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        ({"rows": "test"}, "images that judge it"),
+        ({"rows": []}, "does not say which images"),
+        ({"rows": [10_000]}, "does not have"),
+        ({"rows": [0], "sha256": "0" * 64}, "other images than it says"),
+    ],
+)
+def test_calibration_images_that_judge_or_are_unknown_break_the_contract(
+    folder: Path, calibration: dict[str, Any], words: str
+) -> None:
+    rows = _rows(folder)
+    if calibration["rows"] == "test":
+        from harness.core.files import sha256_from_text
+
+        chosen = [index for index, row in enumerate(rows) if row["split"] == "test"][:2]
+        calibration = {"rows": chosen, "sha256": sha256_from_text("\n".join(sorted(rows[i]["sha256"] for i in chosen)))}
+    sidecar = folder / "export" / "fp32.onnx.json"
+    content = json.loads(sidecar.read_text())
+    content["details"]["calibration"] = calibration
+    sidecar.write_text(json.dumps(content))
+    (result,) = _bench(folder).results
+    assert result.verdict is not None
+    assert (result.verdict.word.value, result.verdict.step) == ("FAIL", "contract")
+    assert words in result.verdict.reason
+
+
+def test_every_changed_answer_is_told_with_its_image(spoilt: tuple[Path, BenchOutcome]) -> None:
+    folder, outcome = spoilt
+    (result,) = outcome.results
+    assert result.verdict is not None
+    assert result.verdict.word.value == "FAIL"
+    rows = _rows(folder)
+    judging = [i for split in ("test", "validation") for i, row in enumerate(rows) if row["split"] == split]
+    with np.load(folder / "golden.npz") as golden, np.load(next((folder / "bench").glob("*.npz"))) as answers:
+        was_b = golden["logits_bc"][judging].argmax(axis=1)
+        now_b = answers["outputs_bc"][: len(judging)].argmax(axis=1)
+    names = ("covid", "normal", "pneumonia")
+    changed = {judging[i]: (names[was_b[i]], names[now_b[i]]) for i in np.flatnonzero(was_b != now_b)}
+    assert changed
+    with (folder / "bench" / "flips.csv").open(newline="") as stream:
+        flips = {int(row["row"]): row for row in csv.DictReader(stream)}
+    assert flips.keys() == changed.keys()
+    for index, flip in flips.items():
+        assert (flip["reference_answer"], flip["answer"]) == changed[index]
+        assert flip["answer"] == "normal"
+        assert (flip["path"], flip["split"], flip["group"]) == tuple(
+            rows[index][name] for name in ("path", "split", "group")
+        )
+        label = names[int(rows[index]["label"])]
+        direction = {flip["reference_answer"]: "lost", "normal": "gained"}.get(label, "both wrong")
+        assert (flip["label"], flip["direction"]) == (label, direction)
+        assert sum(float(flip[f"p_{name}"]) for name in names) == pytest.approx(1)
+        with Image.open(folder / "bench" / "flips" / f"{index}.png") as image:
+            assert image.size == (64, 64)
+    assert len(list((folder / "bench" / "flips").glob("*.png"))) == len(changed)
+
+
+def test_images_of_flips_that_are_gone_go_too(folder: Path) -> None:
+    whole = (folder / "export" / "fp32.onnx").read_bytes()
+    _raise_one_class(folder / "export" / "fp32.onnx")
+    _bench(folder)
+    assert list((folder / "bench" / "flips").glob("*.png"))
+    (folder / "export" / "fp32.onnx").write_bytes(whole)
+    _rehash(folder / "export" / "fp32.onnx")
+    _bench(folder)
+    assert not list((folder / "bench" / "flips").glob("*.png"))
+    assert len((folder / "bench" / "flips.csv").read_text().splitlines()) == 1
+
+
+def _report(folder: Path) -> tuple[str, Any]:
+    write_report(folder.parent, [RunDirectory(folder)])
+    report = folder.parent / "report"
+    return (report / "report.md").read_text(), json.loads((report / "report.json").read_text())
+
+
+def test_the_report_shows_flips_other_splits_and_the_operating_point(spoilt: tuple[Path, BenchOutcome]) -> None:
+    text, content = _report(spoilt[0])
+    assert "bench/flips/" in text
+    assert "flatters it" in text
+    assert "Some finding against normal" in text
+    classes = spoilt[1].results[0].parity.classes  # type: ignore[union-attr]
+    for each in classes:
+        shown = f"| {each.name} | {each.images} | {each.lost} | {each.gained} |"
+        assert (shown in text) is bool(each.lost or each.gained)
+    assert len(content["runs"][0]["flips"]) == spoilt[1].results[0].parity.changed_answers  # type: ignore[union-attr]
+
+
+def test_the_report_computes_the_figures_again_from_the_answers(folder: Path) -> None:
+    _bench(folder)
+    (path,) = (folder / "bench").glob("*.t1.json")
+    (stored,) = results_from_folder(folder / "bench")
+    record = json.loads(path.read_text())
+    record["parity"]["agreement"] = 0.123
+    record["verdict"]["word"] = "PASS"
+    path.write_text(json.dumps(record))
+    text, content = _report(folder)
+    (trial,) = content["runs"][0]["trials"]
+    assert stored.parity is not None
+    assert trial["parity"] == json.loads(stored.parity.model_dump_json())
+    assert trial["verdict"] == json.loads(stored.verdict.model_dump_json())  # type: ignore[union-attr]
+    assert "its record differs from what its stored answers give" in text
+
+
+def test_changed_answers_are_not_believed(folder: Path) -> None:
+    _bench(folder)
+    (path,) = (folder / "bench").glob("*.answers.npz")
+    with np.load(path) as content:
+        arrays = {name: content[name] for name in content.files}
+    arrays["outputs_bc"] = arrays["outputs_bc"] + 1
+    np.savez(path, **arrays)
+    text, content = _report(folder)
+    assert content["runs"][0]["trials"] == []
+    assert "missing or were changed" in text
+    assert _bench(folder).results[0].parity is not None  # Measured again, for the answers are not those of the record.
+    assert "missing or were changed" not in _report(folder)[0]
+
+
+def test_without_the_golden_the_records_own_figures_stand_and_are_said_to(folder: Path) -> None:
+    _bench(folder)
+    (folder / "golden.npz").unlink()
+    text, content = _report(folder)
+    assert content["runs"][0]["trials"][0]["parity"] is not None
+    assert "were not computed again" in text
+
+
+@pytest.mark.skipif(util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_a_model_that_cannot_take_another_batch_size_is_still_judged_and_says_so(folder: Path) -> None:
+    path = folder / "export" / "fp32.onnx"
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, path)
+    _rehash(path)
+    (result,) = _bench(folder).results
+    assert result.status == "measured"
+    assert set(result.refused_batches) == {1, 5, 8, 32}
+    assert "a batch of 8 was refused" in _report(folder)[0]
