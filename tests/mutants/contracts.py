@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -132,7 +133,7 @@ def _labels_permuted(bed: Bed) -> None:
         (link / images.parent.name / images.name).symlink_to(images)
     for table in link.glob("*/rows.csv"):
         lines = table.read_text(encoding="utf-8").splitlines()
-        swapped = [f"{line[:-1]}{ {'0': '1', '1': '0'}.get(line[-1], line[-1]) }" for line in lines]
+        swapped = [line[:-1] + {"0": "1", "1": "0"}.get(line[-1], line[-1]) for line in lines]
         table.write_text("\n".join(swapped) + "\n", encoding="utf-8")
 
 
@@ -159,8 +160,7 @@ def _lie(
 
 
 def _lie_in_file(name: str, change: Change, reason: str, file: str = _FILE) -> Mutant:
-    mutant = graph_mutant(name, file, change, reason=reason, steps=("contract",))
-    return Mutant(**(vars(mutant) | {"lie": True}))
+    return replace(graph_mutant(name, file, change, reason=reason, steps=("contract",)), lie=True)
 
 
 _HASH = "not the file that its sidecar describes"

@@ -8,9 +8,11 @@ to the made-up image, which is coloured; the colour run has the same films in fa
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from tests.mutants.bed import NotApplicableError
@@ -38,11 +40,7 @@ def _set(name: str, value: float | tuple[float, ...]) -> Change:
 
 
 def _transposed(model: Model) -> None:
-    set_attribute(_to_planes(model), "perm", [0, 3, 2, 1])
-
-
-def _to_planes(model: Model) -> object:
-    return node_of(model, "Transpose")
+    set_attribute(node_of(model, "Transpose"), "perm", [0, 3, 2, 1])
 
 
 def _read_as_planes(model: Model) -> None:
@@ -59,7 +57,7 @@ def _resized(model: Model, shares: tuple[float, ...], mode: str) -> None:
     for number, share in enumerate(shares):
         scales = constant(model, f"scales_{number}", np.array([1, 1, share, share], dtype=np.float32))
 
-        def nodes(given: str, wanted: str, scales: str = scales) -> list[object]:
+        def nodes(given: str, wanted: str, scales: str = scales) -> list[onnx.NodeProto]:
             return [helper.make_node("Resize", [given, "", scales], [wanted], mode=mode)]
 
         insert_after(model, "image" if number == 0 else "image_changed", nodes)
@@ -71,11 +69,10 @@ def _cropped(model: Model) -> None:
     cut = side // 8
     corners = {"start": [cut, cut], "end": [side - cut] * 2, "axis": [2, 3]}
     ends = [constant(model, f"crop_{name}", np.array(value, dtype=np.int64)) for name, value in corners.items()]
-    sizes = constant(
-        model, "crop_scales", np.array([1, 1, side / (side - 2 * cut)] * 1 + [side / (side - 2 * cut)], "f")
-    )
+    scale = side / (side - 2 * cut)
+    sizes = constant(model, "crop_scales", np.array([1, 1, scale, scale], dtype=np.float32))
 
-    def nodes(given: str, wanted: str) -> list[object]:
+    def nodes(given: str, wanted: str) -> list[onnx.NodeProto]:
         crop = helper.make_node("Slice", [given, *ends], ["cropped"])
         return [crop, helper.make_node("Resize", ["cropped", "", sizes], [wanted], mode="linear")]
 
@@ -85,7 +82,7 @@ def _cropped(model: Model) -> None:
 def _normalised_twice(model: Model) -> None:
     """Normalise in the graph what the caller was told to hand over normalised already: once more."""
 
-    def nodes(given: str, wanted: str) -> list[object]:
+    def nodes(given: str, wanted: str) -> list[onnx.NodeProto]:
         centred = helper.make_node("Sub", [given, mean], ["again_centred"])
         return [centred, helper.make_node("Div", ["again_centred", std], [wanted])]
 
@@ -141,7 +138,7 @@ MUTANTS = (
     _mutant("normalised twice", _normalised_twice),
     _mutant("wrong mean", _set("input_mean", 0.0), file=_INT8, reason=_COARSE),
     _mutant("BGR for RGB, grey films", _COLOURS),
-    Mutant(**(vars(_mutant("BGR for RGB, films in colours", _COLOURS)) | {"data": "colour"})),
+    replace(_mutant("BGR for RGB, films in colours", _COLOURS), data="colour"),
     _mutant("height and width exchanged", _transposed),
     _mutant("height, width, channel read as channel, height, width", _read_as_planes),
     _mutant("mirrored", partial(backwards, tensor="pixels", axis=2)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -111,18 +112,11 @@ MUTANTS = (
     graph_mutant("rows of a batch in reverse", "fp32.onnx", _REVERSED, reason=_ROWS),
     graph_mutant("rows of a batch in reverse", "int8.onnx", _REVERSED, reason=_ROWS),
     graph_mutant("the first row for the whole batch", "fp32.onnx", _first_for_all, reason=_ROWS),
-    Mutant(
-        **(
-            vars(
-                graph_mutant(
-                    "rows of batches above 8 mixed up",
-                    "fp32.onnx",
-                    partial(_turn_beyond, rows=8),
-                    reason="in a batch of 32",
-                )
-            )
-            | {"batch_size": 32}
-        )
+    replace(
+        graph_mutant(
+            "rows of batches above 8 mixed up", "fp32.onnx", partial(_turn_beyond, rows=8), reason="in a batch of 32"
+        ),
+        batch_size=32,
     ),
     graph_mutant("statistics of the batch", "fp32.onnx", _centre_over_the_batch, reason=f"{PAIR}|{_ROWS}|a batch of"),
     graph_mutant("statistics of the batch", "fp16.onnx", _centre_over_the_batch, reason=f"{PAIR}|{_ROWS}|a batch of"),

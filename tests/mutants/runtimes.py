@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import util
 from pathlib import Path
@@ -146,11 +147,8 @@ MUTANTS = (
     _ir("normalised twice by the converter", partial(_with_preprocessing, reverse=False)),
     _ir("weights halved when saved", _halved),
     _ir("weights of another checkpoint, vouched for", _weights_of_the_other_vouched),
-    Mutant(
-        **(
-            vars(_ir("weights of another checkpoint", _weights_of_the_other, "belongs to another model", "contract"))
-            | {"lie": True}
-        )
+    replace(
+        _ir("weights of another checkpoint", _weights_of_the_other, "belongs to another model", "contract"), lie=True
     ),
     _engine("the end of the engine missing", partial(_engine_cut, vouched=False), "not the file that its sidecar"),
     _engine("the end missing, sidecar of that", partial(_engine_cut, vouched=True), "truncated"),
