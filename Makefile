@@ -8,6 +8,8 @@ RUNS ?= runs
 DATA ?=
 GPU ?=
 DEMO := demo
+# Films in class folders for `make mutants`; phantoms stand in where they are not.
+FILMS ?= ../shared/data/cxr
 
 # Runtimes that exist for this machine: OpenVINO everywhere, TensorRT-RTX on Linux x86-64, TensorRT where asked for.
 comma := ,
@@ -24,12 +26,12 @@ NEEDS_RUNS := $(if $(wildcard $(RUNS)/*/run.json),,train-all)
 NEEDS_EXPORT := $(if $(wildcard $(RUNS)/*/export/*.onnx),,export)
 NEEDS_BENCH := $(if $(wildcard $(RUNS)/*/bench/*.json),,bench)
 
-.PHONY: help setup check test test-slow test-gpu demo train-all export bench bench-train report clean
+.PHONY: help setup check test test-slow test-gpu demo mutants train-all export bench bench-train report clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: DATA=folder (data sets), RUNS=folder (default runs), GPU=1 (adds TensorRT and cuda-python)"
+	@echo "  Variables: DATA=folder (data sets), RUNS=folder (default runs), FILMS=folder (mutants), GPU=1 (adds TensorRT and cuda-python)"
 
 setup: $(STAMP) ## Create .venv with pinned packages and the runtimes for this machine
 
@@ -61,6 +63,9 @@ demo: setup ## The whole job on synthetic phantoms: data, eight cases, ONNX and 
 	$(HARNESS) bench --runs $(DEMO)/runs --quick --batch 8; status=$$?; \
 	$(HARNESS) report --runs $(DEMO)/runs && exit $$status
 	@echo "SYNTHETIC PHANTOMS at 64 px: the report shows the pipeline at work, not what a model knows about films."
+
+mutants: setup ## Damage a trained run's exports in every known way; the gate must notice, and accuse no rebuild
+	$(BIN)/python -m tests.mutants --films $(FILMS) --work $(DEMO)/mutants
 
 train-all: setup ## Train the eight cases on DATA (phantoms where none is given)
 ifeq ($(DATA),)

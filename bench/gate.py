@@ -3,8 +3,8 @@
 Checked in this order; the first that fires decides. docs/measuring.md gives the reasons and error rates.
 
 1. FAIL, contract     preprocessing, class names, parents or hashes do not match
-2. FAIL, numeric      NaN or infinity; the precision's own rule; an answer that depends on the row or the size of
-                      the batch; the runtime did something else than asked
+2. FAIL, numeric      NaN or infinity; the precision's own rule, on answers and on how sure they are; an answer that
+                      depends on the row or the size of the batch; the runtime did something else than asked
 3. NO VERDICT         the reference is no better than always answering the commonest class
 4. FAIL, accuracy     the loss is shown to exceed the margin, or macro-F1's loss twice the margin, or a class
                       with 30 images or more lost more than 5 points of recall
@@ -24,13 +24,15 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.evidence import Evidence
 from bench.parity import Parity, parity_from_evidence, reference_p
-from bench.statistics import images_for_margin, tango_p
+from bench.statistics import images_for_margin, log_odds_scale, tango_p
 from harness.core.metrics import UNLABELLED, answers_from_probabilities, probabilities_from_logits
 from harness.core.variants import SMALLEST_AGREEMENT
 
 _SIGNIFICANCE = 0.05
 _TIE = 1e-3
 _LARGEST_FP32_DP = 1e-3
+# Honest int8 files of this project's networks stay within 0.003 (docs/measuring.md, Mutants).
+_LARGEST_SCALE_ERROR = 0.05
 _RECALL_DROP = 0.05
 _SMALLEST_CLASS = 30
 
@@ -102,7 +104,7 @@ def _numeric_problem(evidence: Evidence, parity: Parity) -> str | None:
                 f"{100 * parity.agreement:.2f} % of answers agree, {evidence.precision} needs {100 * smallest:.1f} % "
                 f"(up to {100 * parity.changed_share_bound:.2f} % may change)"
             )
-        return None
+        return _scale_problem(evidence)
     if parity.max_abs_dp > _LARGEST_FP32_DP:
         return f"a probability differs by {parity.max_abs_dp:.3g}, fp32 allows {_LARGEST_FP32_DP:g}"
     answers = evidence.answers
@@ -113,6 +115,15 @@ def _numeric_problem(evidence: Evidence, parity: Parity) -> str | None:
         tied_b |= (np.abs(answers.golden_bc - 0.5) < _TIE).any(axis=1)
     changed = int(((answers.golden_b != answers.candidate_b) & ~tied_b).sum())
     return f"{changed} answers changed outside ties, fp32 allows none" if changed else None
+
+
+def _scale_problem(evidence: Evidence) -> str | None:
+    """Return what is wrong where the answers hold, and how sure they are does not: a temperature not the run's."""
+    answers = evidence.answers
+    scale = log_odds_scale(answers.golden_bc, answers.candidate_bc, evidence.label_mode)
+    if abs(scale - 1) <= _LARGEST_SCALE_ERROR:
+        return None
+    return f"its log-odds are {scale:.2f} times the checkpoint's: another temperature, or probabilities made twice"
 
 
 def _output_problem(evidence: Evidence) -> str | None:

@@ -157,6 +157,27 @@ def kl_divergence(
     return float(max(each_bc.sum(axis=1).mean(), 0.0))
 
 
+def log_odds_scale(
+    golden_bc: npt.NDArray[np.float64], candidate_bc: npt.NDArray[np.float64], label_mode: LabelMode
+) -> float:
+    """Return by how much the candidate's log-odds are the golden's: 1 where alike, T where a temperature T is missing.
+
+    Least squares through the origin, over all images; rounding in the candidate averages out. 1 where the golden has
+    no odds at all. Both are kept away from 0, where float32 ends and a logarithm would decide by itself.
+    """
+    edge = 1e-6
+
+    def log_odds(probabilities_bc: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if label_mode == "multilabel":
+            return np.asarray(special.logit(np.clip(probabilities_bc, edge, 1 - edge)))
+        logs_bc = np.log(np.maximum(probabilities_bc, edge))
+        return np.asarray(logs_bc - logs_bc.mean(axis=1, keepdims=True))
+
+    golden, candidate = log_odds(golden_bc), log_odds(candidate_bc)
+    square = float((golden * golden).sum())
+    return float((golden * candidate).sum()) / square if square else 1.0
+
+
 def images_for_margin(margin: float, changed_share: float) -> int:
     """Return about how many images prove a margin: exact without changed answers, else at 90 % power and no loss."""
     without_changes = math.ceil(math.log(1 - _CONFIDENCE) / math.log1p(-margin))

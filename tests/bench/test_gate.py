@@ -505,3 +505,26 @@ def test_a_wrong_answer_to_the_passports_own_image_fails_and_still_shows_its_fig
     verdict, parity = judged(_evidence(_labels(3000), pair_problems=("off by 0.5",)))
     assert (verdict.word, verdict.step, verdict.reason) == (Word.FAIL, "numeric", "off by 0.5")
     assert parity is not None
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int8-u8s8"])
+@pytest.mark.parametrize(
+    ("scale", "step"), [(0.36, "numeric"), (0.9, "numeric"), (0.97, "parity"), (1.0, "parity"), (1.1, "numeric")]
+)
+def test_lower_precisions_must_keep_how_sure_the_checkpoint_is(precision: str, scale: float, step: str) -> None:
+    labels_b = _labels(3000)
+    noise_bc = np.random.default_rng(0).normal(0, 0.2, (3000, 3)).astype(np.float32)
+    evidence = _evidence(labels_b, precision=precision, candidate_bc=scale * _logits(labels_b) + noise_bc)
+    verdict = _verdict(evidence)
+    assert verdict.step == step
+    assert ("another temperature" in verdict.reason) == (step == "numeric")
+
+
+@pytest.mark.parametrize(("missing", "word"), [(False, Word.PASS), (True, Word.FAIL)])
+def test_probabilities_without_the_runs_temperature_fail_though_no_answer_changed(missing: bool, word: Word) -> None:
+    labels_b = _labels(3000)
+    candidate_bc = _softmax(_logits(labels_b) / (1.0 if missing else 0.5))
+    evidence = _probabilities(
+        labels_b, precision="int8", temperature=0.5, candidate_bc=candidate_bc, candidate_answers_b=labels_b
+    )
+    assert _verdict(evidence).word is word

@@ -20,6 +20,7 @@ from bench.statistics import (
     expected_calibration_error,
     images_for_margin,
     largest_share,
+    log_odds_scale,
     macro_f1_loss_interval,
     sample_for_percentile,
     supported_percentile,
@@ -27,6 +28,8 @@ from bench.statistics import (
     tango_p,
     tango_z,
 )
+from harness.core.cases import LabelMode
+from harness.core.operating_point import scaled_probabilities
 
 
 @pytest.mark.parametrize(("b", "c", "n"), [(40, 20, 160), (1, 7, 21), (150, 86, 1600), (3, 3, 50)])
@@ -221,3 +224,18 @@ def test_a_true_loss_of_the_margin_passes_the_gate_in_at_most_one_of_twenty(
         passed += judged(evidence)[0].word is Word.PASS
     record_property("false_pass_share", passed / trials)
     assert passed <= stats.binom.ppf(0.999, trials, 0.05)
+
+
+@pytest.mark.parametrize("label_mode", ["multiclass", "multilabel"])
+@pytest.mark.parametrize("temperature", [0.36, 0.863, 1.0, 2.0])
+def test_the_scale_of_log_odds_is_the_temperature_that_is_missing(label_mode: LabelMode, temperature: float) -> None:
+    logits_bc = np.random.default_rng(0).normal(0, 1, (500, 3))
+    golden_bc = scaled_probabilities(logits_bc, label_mode, temperature)
+    candidate_bc = scaled_probabilities(logits_bc, label_mode, None)
+    assert log_odds_scale(golden_bc, candidate_bc, label_mode) == pytest.approx(temperature, rel=0.02)
+    assert log_odds_scale(golden_bc, golden_bc, label_mode) == pytest.approx(1.0)
+
+
+def test_a_reference_without_any_odds_has_no_scale() -> None:
+    even_bc = np.full((10, 3), 1 / 3)
+    assert log_odds_scale(even_bc, np.eye(3)[np.arange(10) % 3], "multiclass") == 1.0
