@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
+from export.engine_messages import BuiltPlan
+from export.engine_process import plan_from_onnx
 from export.making import Maker, quantisation_details
 from export.request import ExportRequest
-from export.tensorrt_builder import BuiltEngine, engine_from_onnx
+from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, write_artifact
 from harness.core.passport import Passport
 from harness.core.progress import Progress
 from harness.core.tensorrt_flavour import Flavour, imported_flavour
 from harness.core.variants import Variant
+
+_BY_CHANCE_NOTE = "; address randomisation cannot be switched off here, so another build may differ in some bytes"
 
 
 def engine_path(onnx_path: Path, variant: Variant, flavour: Flavour) -> Path:
@@ -47,30 +52,35 @@ def ensured_engine(
     }
 
     def make() -> Sidecar:
-        built = engine_from_onnx(
-            onnx_path,
-            flavour=flavour,
-            input_name=str(onnx_model.details["input"]),
-            input_shape=variant.input_shape(-1, passport.contract.preprocessing.crop_px),
-            profile=profile,
-            options=engine_options,
-            progress=progress,
-        )
-        return _written(path, built, parents, options | {"build": maker.build}, passport)
+        with scratch_folder(path) as folder:
+            plan_path, built = plan_from_onnx(
+                onnx_path,
+                flavour=flavour,
+                input_name=str(onnx_model.details["input"]),
+                input_shape=variant.input_shape(-1, passport.contract.preprocessing.crop_px),
+                profile=profile,
+                options=engine_options,
+                scratch=folder,
+                artifact_path=path,
+                progress=progress,
+            )
+            return _kept(path, plan_path, built, parents, options | {"build": maker.build}, passport)
 
     return maker.ensured(path, Kind.ENGINE, parents=parents, options=options, make=make, note=_note)
 
 
-def _written(
-    path: Path, built: BuiltEngine, parents: dict[str, str], options: dict[str, Any], passport: Passport
+def _kept(
+    path: Path,
+    plan_path: Path,
+    built: BuiltPlan,
+    parents: dict[str, str],
+    options: dict[str, Any],
+    passport: Passport,
 ) -> Sidecar:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            stream.write(memoryview(built.plan))  # TensorRT's own buffer: a copy would hold 770 MB twice.
-
+    """Give the plan its name and its sidecar."""
     return write_artifact(
         path,
-        write,
+        partial(move, plan_path),
         kind=Kind.ENGINE,
         parents=parents,
         contract=passport.contract,
@@ -80,6 +90,8 @@ def _written(
             "targets": list(built.targets),
             "build_s": built.build_s,
             "builder_log": list(built.log),
+            # Not among the options: an engine is not out of date because it could not be built reproducibly.
+            "address_randomisation": built.address_randomisation,
         },
     )
 
@@ -87,4 +99,7 @@ def _written(
 def _note(sidecar: Sidecar) -> str:
     targets = sidecar.details["targets"]
     assert isinstance(targets, list)
-    return f"for {', '.join(map(str, targets))}"
+    note = f"for {', '.join(map(str, targets))}"
+    # TensorRT's engines differ anyway, for it times its kernels.
+    by_chance = sidecar.details["flavour"] == "rtx" and sidecar.details.get("address_randomisation") == "on"
+    return note + (_BY_CHANCE_NOTE if by_chance else "")

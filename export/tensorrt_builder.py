@@ -55,6 +55,12 @@ class BuiltEngine:
     log: list[str]
 
 
+def check_model_exists(onnx_path: Path) -> None:
+    """Raise ExportError where it does not."""
+    if not onnx_path.is_file():
+        raise ExportError(f"{onnx_path} does not exist.", hint="Export it first: `harness export`.")
+
+
 def engine_from_onnx(
     onnx_path: Path,
     *,
@@ -72,8 +78,7 @@ def engine_from_onnx(
     Ctrl-C, or an exception of `progress`, cancels the build and is raised as it is.
     """
     options.check(flavour)
-    if not onnx_path.is_file():
-        raise ExportError(f"{onnx_path} does not exist.", hint="Export it first: `harness export`.")
+    check_model_exists(onnx_path)
     try:
         trt = imported_flavour(flavour)
     except BackendError as error:

@@ -15,10 +15,10 @@ import pytest
 from export import engines, many, onnx_variants
 from export.builds import compared_builds, lines_on_builds
 from export.calibration import Calibration
+from export.engine_messages import BuiltPlan
 from export.engine_options import BatchProfile, EngineOptions
 from export.many import export_many
 from export.request import ExportOutcome, ExportRequest, MadeArtifact
-from export.tensorrt_builder import BuiltEngine
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory, run_folder_of_file
@@ -247,17 +247,18 @@ def test_only_the_first_build_has_the_timing_cache_and_engines_that_differ_are_t
     """With a stand-in for TensorRT, which needs a GPU: it notes the cache it is given, and varies as TensorRT may."""
     caches: dict[Path, Path | None] = {}
 
-    def built(onnx_path: Path, *, options: EngineOptions, **_: Any) -> BuiltEngine:
+    def built(onnx_path: Path, *, options: EngineOptions, scratch: Path, **_: Any) -> tuple[Path, BuiltPlan]:
         assert onnx_path.is_file()
         caches[onnx_path.parent] = options.timing_cache
-        plan = f"plan {len(caches)}".encode()
-        return BuiltEngine(
-            plan=plan, flavour="tensorrt", version="11.4", targets=["this GPU"], tf32=False, build_s=1.0, log=[]
+        plan_path = scratch / "engine.plan"
+        plan_path.write_text(f"plan {len(caches)}")
+        return plan_path, BuiltPlan(
+            version="11.4", targets=["this GPU"], tf32=False, build_s=1.0, log=[], address_randomisation="off"
         )
 
     monkeypatch.setattr(many, "chosen_flavour", lambda _: "tensorrt")
     monkeypatch.setattr(engines, "imported_flavour", lambda _: SimpleNamespace(__version__="11.4"))
-    monkeypatch.setattr(engines, "engine_from_onnx", built)
+    monkeypatch.setattr(engines, "plan_from_onnx", built)
     cache = folder / "timings"
     request = replace(_FP32, builds=3, engine=True, engine_options=EngineOptions(timing_cache=cache))
     outcome = _exported(folder, request)
