@@ -18,9 +18,10 @@ from bench.builds import BUILD_COLUMNS, build_rows, build_spreads, spreads_of_ru
 from bench.many import BenchOutcome, BenchRequest, bench_many
 from bench.report import write_report
 from bench.results import Round, Timing, TrialResult, results_from_folder
-from bench.trials import trials_of_run
+from bench.trials import deployed_sha256, trials_of_run
 from export.many import export_many
 from export.request import ExportRequest
+from harness.core.artifacts import Kind, read_sidecar
 from harness.core.files import sha256_from_file
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
@@ -409,7 +410,8 @@ def test_openvino_models_of_one_graph_and_other_weights_are_different_files(fold
         details = {**sidecar["details"], "weights_sha256": weights, "weights_bytes": 1, "build": build}
         sidecar |= {"kind": "OpenVINO model", "sha256": sha256_from_file(path), "details": details}
         path.with_name("fp32.ir.xml.json").write_text(json.dumps(sidecar))
-        result = stored.result(build, artifact_sha256=sha256_from_file(path))
+        found = read_sidecar(path, kind=Kind.OPENVINO_MODEL, remedy="")
+        result = stored.result(build, artifact_sha256=deployed_sha256(found))
         artifact = str(path.relative_to(folder))
         results.append(result.model_copy(update={"trial": result.trial.model_copy(update={"artifact": artifact})}))
     (spread,) = build_spreads(RunDirectory(folder), "multiclass", results)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from export.engine_messages import BuiltPlan
 from export.engines import ensured_engine
 from export.making import Maker
 from export.request import ExportRequest
@@ -35,9 +37,14 @@ _PASSPORT = Passport(
 def test_an_engine_says_which_images_its_int8_has_seen_and_what_was_chosen_on_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = SimpleNamespace(plan=b"plan", tf32=False, targets=("SM89",), build_s=0.0, log=())
+    built = BuiltPlan(version="1.7", targets=["SM89"], tf32=False, build_s=0.0, log=[], address_randomisation="off")
+
+    def plan_from_onnx(path: Path, *, scratch: Path, **options: Any) -> tuple[Path, BuiltPlan]:
+        (scratch / "plan").write_bytes(b"plan")
+        return scratch / "plan", built
+
     monkeypatch.setattr("export.engines.imported_flavour", lambda flavour: SimpleNamespace(__version__="1.7"))
-    monkeypatch.setattr("export.engines.engine_from_onnx", lambda path, **options: built)
+    monkeypatch.setattr("export.engines.plan_from_onnx", plan_from_onnx)
     seen = {"calibration": {"rows": [0, 1], "sha256": "ab"}, "float_layers": ["conv1"], "int8": "auto"}
     path = tmp_path / "run" / "export" / "int8.onnx"
     onnx_model = write_artifact(
