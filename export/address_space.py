@@ -1,4 +1,4 @@
-"""The same addresses in every process, for a library that orders what it writes by pointer.
+"""The same addresses in every process, for a library that writes other bytes at other addresses.
 
 Run as a program (`python -P -m export.address_space MODULE`) it becomes MODULE without address randomisation: Linux
 only, and only where personality(2) is allowed, which the usual seccomp filter of containers does not.
@@ -22,7 +22,7 @@ _STACK_BYTES = 8 << 20
 # Orders to the allocator; locales, whose archive is mapped at start; where Python keeps what it compiled.
 _MOVES_ADDRESSES = ("GLIBC_TUNABLES", "MALLOC_", "LANG", "LC_", "PYTHONPYCACHEPREFIX")
 _FIXED = {
-    # Without its cache a thread takes memory from its own heap alone; with it, also what another one's objects left.
+    # A thread's cache also keeps chunks of other threads' heaps that it freed. With it, engines differed most of all.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
     "LC_ALL": "C.UTF-8",
     "PYTHONHASHSEED": "0",

@@ -3,9 +3,8 @@
 Started through export.address_space. The request comes on stdin, progress and the reply leave on the original stdout;
 whatever the library prints goes to stderr.
 
-TensorRT-RTX orders some of what it writes by pointer. The build therefore has a thread of its own, to which glibc
-gives a heap of its own: on that of the main thread, the environment, the folder and the imports before have left
-holes of other sizes each time.
+What TensorRT-RTX writes depends on addresses. The build therefore has a thread of its own, to which glibc gives a heap
+of its own: that of the main thread has holes, whose sizes depend on environment, folder and imports.
 """
 
 from __future__ import annotations
