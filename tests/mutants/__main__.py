@@ -47,6 +47,8 @@ def main(films: Path | None, runs_folder: Path, name: str | None, work: Path, on
 
 
 def _run(work: Path, films: Path | None, given: RunDirectory | None, only: str, progress: Progress) -> bool:
+    # A folder for each subject: runs of films and of phantoms have one name.
+    work = work / (given.name if given is not None else "phantoms" if films is None else "films")
     subject = made_subject(work, films, given, progress)
     mutants, left_out = mutant_rows(subject, [each for each in MUTANTS if only in each.name], work, progress)
     rebuilds, absent = ([], []) if only else rebuild_rows(subject, REBUILDS, work, progress)

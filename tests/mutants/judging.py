@@ -74,9 +74,12 @@ class MutantRow:
 
     @property
     def remark(self) -> str:
-        if not self.missed:
-            return "" if self.harmful else "harmless"
-        return "WRONG REASON" if self.judgement.stops else "MISSED"
+        """Nothing where it is harmful by its answers, and was caught."""
+        if self.missed:
+            return "WRONG REASON" if self.judgement.stops else "MISSED"
+        if self.harm is not None and self.harm.beyond(MARGIN):
+            return ""
+        return "by what it says" if self.harmful else "harmless"
 
 
 @dataclass(frozen=True, kw_only=True)
