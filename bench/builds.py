@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from bench.results import Trial, TrialResult, stored_answers
-from bench.tables import summary_of
+from bench.timings import typical_call_s
 from bench.trials import artifact_kind, deployed_sha256
 from harness.core.artifacts import read_sidecar
 from harness.core.cases import LabelMode
@@ -184,12 +184,11 @@ def _stored_answers(run: RunDirectory, label_mode: LabelMode, result: TrialResul
 
 def _figures_of_time(group: list[TrialResult]) -> dict[str, list[int] | float | bool | None]:
     """Compare the medians of those that were timed in turn: other sessions had other machines around them."""
-    session = max((result.created for result in group if result.timing is not None), default=None)
+    session = max((result.timing.session for result in group if result.timing is not None), default=None)
     medians_s, contended = {}, False
     for result in group:
-        summary = summary_of(result)
-        if summary is not None and result.timing is not None and result.created == session:
-            medians_s[result.trial.build] = summary.median_s
+        if result.timing is not None and result.timing.session == session:
+            medians_s[result.trial.build] = typical_call_s(result.timing)
             contended |= result.timing.contended
     if len(medians_s) < 2:
         return {"timed": list(medians_s), "contended": contended}

@@ -1,43 +1,27 @@
-"""The bench: for each run and batch size, load every trial, prove parity, then time together what did not fail."""
+"""The bench: for each run, prove the parity of every trial, then time together what did not fail."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bench.backends.interface import LoadRequest
 from bench.flips import with_earlier_results, write_flips
 from bench.gate import Word
-from bench.judging import answered_rows, judged_splits, recomputed, verdict_from_answers
-from bench.messages import Answer, Answered, Load, Loaded
-from bench.results import Splits, Trial, TrialResult, answers_from_file, answers_path
+from bench.keeping import kept_result
+from bench.proving import Terms, proved
+from bench.results import Splits, Trial, TrialResult
+from bench.sessions import timed
 from bench.tables import BENCH_COLUMNS, bench_rows
-from bench.timing import FULL, QUICK, Plan, timed_together
-from bench.trials import (
-    Reference,
-    available_backends,
-    checked_artifact,
-    deployed_bytes,
-    deployed_sha256,
-    kept_results,
-    reference_of_run,
-    trials_of_run,
-    unavailability,
-)
-from bench.worker_process import WorkerProcess
-from harness.core.errors import ArtifactError, BackendError, HarnessError, UsageError
-from harness.core.files import sha256_from_file, write_text_atomically
-from harness.core.interrupts import interrupts_held
+from bench.time_tables import noise_lines
+from bench.timing import PLANS, Plan
+from bench.timings import Mode
+from bench.trials import Reference, available_backends, reference_of_run, trials_of_run
+from harness.core.errors import BackendError, HarnessError, UsageError
+from harness.core.files import write_text_atomically
 from harness.core.lock import run_lock
-from harness.core.machine import core_count, machine_description
+from harness.core.machine import core_count
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
 
@@ -54,7 +38,7 @@ class BenchRequest:
     backends: tuple[str, ...]
     asked_backends: bool
     batch_sizes: tuple[int, ...]
-    threads: int
+    threads: tuple[int, ...]
     margin: float
     margin_set: str
     splits: Splits
@@ -66,13 +50,13 @@ class BenchRequest:
         *,
         backends: tuple[str, ...],
         batch_sizes: tuple[int, ...],
-        threads: int,
+        threads: tuple[int, ...],
         margin: float,
         splits: Splits = "test",
-        quick: bool,
+        mode: Mode,
         force: bool,
     ) -> BenchRequest:
-        """Resolve the command line's options: none named means all, 0 threads one per core.
+        """Resolve the command line's options: none named means all, no or 0 threads one per core.
 
         Raises UsageError for a margin that is no loss: NaN is below no bound, and nothing would exceed it.
         """
@@ -84,11 +68,11 @@ class BenchRequest:
             backends=tuple(dict.fromkeys(backends)) or tuple(available_backends()),
             asked_backends=bool(backends),
             batch_sizes=tuple(dict.fromkeys(batch_sizes)) or _DEFAULT_BATCH_SIZES,
-            threads=threads or core_count(),
+            threads=tuple(dict.fromkeys(each or core_count() for each in threads)) or (core_count(),),
             margin=margin / 100,
             margin_set=datetime.now(UTC).isoformat(timespec="seconds"),
             splits=splits,
-            plan=QUICK if quick else FULL,
+            plan=PLANS[mode],
             force=force,
         )
 
@@ -105,6 +89,10 @@ class BenchOutcome:
 
     def rows(self) -> list[list[str]]:
         return bench_rows(self.results)
+
+    def noise(self) -> list[str]:
+        """One line per session: what a model differs from itself by."""
+        return noise_lines(self.results)
 
     def reasons(self) -> list[str]:
         """One line per verdict that is not PASS."""
@@ -134,7 +122,7 @@ class FailedRow:
 def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progress) -> BenchOutcome:
     """Measure every trial of every run; a run or trial that fails is a row, never the end.
 
-    Every finished trial is on disk before the next group begins.
+    What was proved, and every finished set of processes, is on disk before the next begins.
     """
     outcome = BenchOutcome()
     for number, run in enumerate(runs, start=1):
@@ -152,149 +140,60 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
 def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, progress: Progress) -> None:
     """Add a run's results and failures to the outcome; raise HarnessError where nothing of it can be trusted."""
     reference = reference_of_run(run)
-    missing = {name for name, why in available_backends().items() if why}
-    trials = trials_of_run(run, request.backends, request.batch_sizes, request.threads)
+    trials = [
+        trial
+        for threads in request.threads
+        for trial in trials_of_run(run, request.backends, request.batch_sizes, threads)
+    ]
     if not trials:
         raise UsageError(
             f"{run.name} has nothing for {', '.join(request.backends)}.", hint="Run `harness export` first."
         )
-    for batch_size, group in groupby(trials, key=lambda trial: trial.batch_size):
-        members = list(group)
-        results: Iterable[TrialResult] | None = None if request.force else _kept(reference, members, request)
-        if results is not None:
-            progress.say(f"{run.name}, batch {batch_size}: measured before, unchanged (--force measures again)")
-        else:
-            results = _group_results(reference, members, batch_size, request, progress)
-        for result in results:
-            _keep(run, result)
-            outcome.results.append(result)
-            asked = request.asked_backends and result.trial.backend in missing
-            if result.status == "failed" or (result.status == "unavailable" and asked):
-                hint = f"Its log is in {run.bench_folder}."
-                failure = BackendError(f"{run.name} {result.trial.identifier}: {result.reason}", hint=hint)
-                outcome.failures.append(FailedRow(name=run.name, error=failure))
-    measured = [each for each in outcome.results if each.trial.run == run.name]
-    flips = write_flips(reference, with_earlier_results(reference, measured))
+    results = []
+    for _, group in groupby(trials, key=lambda trial: (trial.threads, trial.batch_size)):
+        judged = _proved(reference, list(group), request, progress)
+        results += timed(reference, judged, request.plan, lambda each: _keep(run, each), progress, again=request.force)
+    outcome.results += results
+    outcome.failures += [FailedRow(name=run.name, error=each) for each in _failures(run, results, request)]
+    flips = write_flips(reference, with_earlier_results(reference, results))
     if flips:
         progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
 
 
-def _kept(reference: Reference, trials: list[Trial], request: BenchRequest) -> list[TrialResult] | None:
-    """Return the results of an earlier measurement that is still true, judged again; None where there is none."""
-    kept = kept_results(reference, trials, request.margin, request.splits, request.plan.quick, machine_description())
-    try:
-        # A record's word is believed no more here than by a report: labels or rules may be others since.
-        return None if kept is None else [recomputed(reference, each) for each in kept]
-    except ArtifactError:
-        return None
+def _failures(run: RunDirectory, results: list[TrialResult], request: BenchRequest) -> list[BackendError]:
+    """Return what leaves something unmeasured: a failed trial, or a backend that was asked for and is not here."""
+    missing = {name for name, why in available_backends().items() if why}
+    return [
+        BackendError(
+            f"{run.name} {result.trial.identifier}: {result.reason}", hint=f"Its log is in {run.bench_folder}."
+        )
+        for result in results
+        if result.status == "failed"
+        or (result.status == "unavailable" and request.asked_backends and result.trial.backend in missing)
+    ]
+
+
+def _proved(reference: Reference, trials: list[Trial], request: BenchRequest, progress: Progress) -> list[TrialResult]:
+    """Return the record of every trial with its verdict: an earlier one that is still true, judged again, or a new one.
+
+    A new one is on disk before the next is begun.
+    """
+    terms = Terms.here(
+        margin=request.margin, margin_set=request.margin_set, splits=request.splits, mode=request.plan.mode
+    )
+    results, batch_size = [], trials[0].batch_size
+    others = _OTHER_BATCHES if batch_size == request.batch_sizes[0] else ()
+    with progress.task(f"{reference.run.name} parity, batch {batch_size}", total=len(trials)) as task:
+        for trial in trials:
+            result = None if request.force else kept_result(reference, trial, terms)
+            if result is None:
+                result = proved(reference, trial, terms, others)
+            _keep(reference.run, result)
+            results.append(result)
+            task.advance(note=trial.identifier)
+    return results
 
 
 def _keep(run: RunDirectory, result: TrialResult) -> None:
     path = run.bench_folder / f"{result.trial.identifier}.json"
     write_text_atomically(path, result.model_dump_json(indent=1) + "\n")
-
-
-def _group_results(
-    reference: Reference,
-    trials: list[Trial],
-    batch_size: int,
-    request: BenchRequest,
-    progress: Progress,
-) -> Iterator[TrialResult]:
-    """Measure the trials of one batch size together, and yield a result for each."""
-    common: dict[str, Any] = {
-        "margin": request.margin,
-        "margin_set": request.margin_set,
-        "splits": request.splits,
-        "quick": request.plan.quick,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine_description(),
-    }
-    # A damaged file is told as one even where nothing could run it whole.
-    unavailable = {
-        trial.identifier: why
-        for trial in trials
-        if (why := unavailability(trial)) and not checked_artifact(reference, trial)[1]
-    }
-    proved: list[TrialResult] = []
-    with ExitStack() as stack:
-        workers: dict[str, WorkerProcess] = {}
-        load_s: dict[str, float] = {}
-        candidates = [trial for trial in trials if trial.identifier not in unavailable]
-        with progress.task(f"{reference.run.name} parity, batch {batch_size}", total=len(candidates)) as task:
-            for trial in candidates:
-                draft = TrialResult(trial=trial, status="measured", **common)
-                others = _OTHER_BATCHES if batch_size == request.batch_sizes[0] else ()
-                result, worker, loaded_s = _proved(reference, draft, others, stack)
-                proved.append(result)
-                if worker is not None:
-                    workers[trial.identifier], load_s[trial.identifier] = worker, loaded_s
-                task.advance(note=trial.identifier)
-        description = f"{reference.run.name} timing, batch {batch_size}"
-        timings, failed = timed_together(workers, load_s, request.plan, progress, description=description)
-    for result in proved:
-        identifier = result.trial.identifier
-        if identifier in failed:
-            # What failed even while it was timed is not to be shipped on the strength of its answers.
-            yield _failed(result, failed[identifier])
-        else:
-            yield result.model_copy(update={"timing": timings.get(identifier)})
-    for trial in trials:
-        if trial.identifier in unavailable:
-            yield TrialResult(trial=trial, status="unavailable", reason=unavailable[trial.identifier], **common)
-
-
-def _failed(result: TrialResult, error: BackendError) -> TrialResult:
-    return result.model_copy(update={"status": "failed", "reason": error.message, "verdict": None})
-
-
-def _proved(
-    reference: Reference, draft: TrialResult, other_batches: tuple[int, ...], stack: ExitStack
-) -> tuple[TrialResult, WorkerProcess | None, float]:
-    """Load a trial's model and judge its answers; return its worker and load time where it may be timed."""
-    trial = draft.trial
-    sidecar, problems = checked_artifact(reference, trial)
-    if sidecar is not None:
-        whole = {"artifact_sha256": deployed_sha256(sidecar), "artifact_size_bytes": deployed_bytes(sidecar)}
-        draft = draft.model_copy(update=whole | {"judged_splits": judged_splits(draft.splits, sidecar)})
-    if problems:
-        verdict, _ = verdict_from_answers(reference, draft, problems, None)
-        return draft.model_copy(update={"verdict": verdict}), None, 0.0
-    with interrupts_held():  # Ctrl-C between the start of the process and its entry here would leave it behind.
-        worker = stack.enter_context(WorkerProcess(reference.run.bench_folder / f"{trial.identifier}.log"))
-    path = answers_path(reference.run, trial)
-    rows = np.concatenate(answered_rows(reference, draft.splits, draft.judged_splits))
-    try:
-        loaded = worker.ask(_load_message(reference, trial, rows), Loaded)
-        draft = draft.model_copy(update={"description": loaded.description})
-        others = [size for size in other_batches if size != trial.batch_size]
-        answered = worker.ask(Answer(out=path.resolve(), other_batches=others), Answered)
-    except BackendError as error:
-        worker.kill()
-        return _failed(draft, error), None, 0.0
-    stored = {"answers_sha256": sha256_from_file(path), "refused_batches": answered.refused_batches}
-    verdict, parity = verdict_from_answers(reference, draft, [], answers_from_file(path))
-    result = draft.model_copy(update=stored | {"verdict": verdict, "parity": parity})
-    if verdict.word is Word.FAIL:
-        worker.close()
-        return result, None, 0.0
-    return result, worker, loaded.load_s
-
-
-def _load_message(reference: Reference, trial: Trial, rows: npt.NDArray[np.int64]) -> Load:
-    return Load(
-        backend=trial.backend,
-        request=LoadRequest(
-            artifact=(reference.run.folder / trial.artifact).resolve(),
-            case=reference.contract.case,
-            batch_size=trial.batch_size,
-            image_px=reference.contract.preprocessing.crop_px,
-            class_count=len(reference.contract.class_names),
-            threads=trial.threads,
-            variant=trial.form,
-        ),
-        images=(reference.evaluation_set.folder / "images.npy").resolve(),
-        rows=rows.tolist(),
-        preprocessing=reference.contract.preprocessing,
-        pair=reference.passport.pair,
-    )

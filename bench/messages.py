@@ -46,12 +46,20 @@ class Answer(_Message):
     other_batches: list[int] = []
 
 
+class Recheck(_Message):
+    """Answer the first `count` rows again: is this the model that was judged?"""
+
+    do: Literal["recheck"] = "recheck"
+    count: int
+
+
 class WarmUp(_Message):
-    """Call at least so often and so long, untimed."""
+    """Call at least so often and so long, untimed; but, after three calls, no longer than `most_s`."""
 
     do: Literal["warm up"] = "warm up"
     calls: int
     duration_s: float
+    most_s: float
 
 
 class Block(_Message):
@@ -60,6 +68,12 @@ class Block(_Message):
     do: Literal["block"] = "block"
     settle_calls: int
     calls: int
+
+
+class Usage(_Message):
+    """Say how much memory was used at most."""
+
+    do: Literal["usage"] = "usage"
 
 
 class Loaded(_Message):
@@ -74,18 +88,37 @@ class Answered(_Message):
     refused_batches: dict[int, str] = {}
 
 
+class Rechecked(_Message):
+    outputs: list[list[float]]
+
+
 class WarmedUp(_Message):
+    """`later_call_s` is the median of the later half."""
+
     calls: int
     duration_s: float
     first_call_s: float
+    later_call_s: float
 
 
 class Timed(_Message):
-    """Samples in the order taken. `cpu_s` covers the whole block, settling included."""
+    """Samples in the order taken, empty where the block went through a queue: that gives one time per call, the mean.
 
-    compute_s: list[float]
-    end_to_end_s: list[float]
+    `cpu_s` covers the whole block, settling included.
+    """
+
+    compute_s: list[float] = []
+    end_to_end_s: list[float] = []
+    device_s: list[float] = []
+    queue_s: float | None = None
     cpu_s: float
+
+
+class Used(_Message):
+    """Largest resident memory of the process; None for the device's where it has none of its own."""
+
+    peak_memory_bytes: int
+    device_memory_bytes: int | None = None
 
 
 class Failed(_Message):

@@ -1,8 +1,9 @@
 """Results in pytest-benchmark's JSON, for the tools that read it: its own `compare`, and benchmark actions of CI.
 
 One benchmark per timed trial, its end-to-end samples in seconds and in the order taken. Trials whose verdict is FAIL
-were not timed and are not here. `Stats` is not documented interface of pytest-benchmark, which is why its version is
-pinned and a test runs its `compare` on what is written.
+were not timed and are not here, nor are those that went through a queue, which gives no call a time of its own. `Stats`
+is not documented interface of pytest-benchmark, which is why its version is pinned and a test runs its `compare` on
+what is written.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import TrialResult
+from bench.timings import speed_up, timing_summary
 from harness.core.files import write_text_atomically
 
 
@@ -22,7 +24,7 @@ def pytest_benchmark_content(results: Iterable[TrialResult], commit_folder: str 
     from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
     from pytest_benchmark.utils import get_commit_info
 
-    timed = [result for result in results if result.timing is not None]
+    timed = [result for result in results if result.timing is not None and not result.timing.queued]
     machines = [result.machine for result in timed]
     machine_info = pytest_benchmark_generate_machine_info()
     if machines and all(machine == machines[0] for machine in machines):
@@ -48,6 +50,7 @@ def _benchmark(result: TrialResult) -> dict[str, Any]:
 
     assert result.timing is not None, "only timed results come here"
     trial, stats = result.trial, Stats()
+    summary, ratio = timing_summary(result.timing, trial.batch_size), speed_up(result.timing)
     for sample_s in result.timing.end_to_end_s():
         stats.update(float(sample_s))
     verdict = result.verdict.word.value if result.verdict is not None else ""
@@ -62,8 +65,10 @@ def _benchmark(result: TrialResult) -> dict[str, Any]:
             "boundary": "end to end: bind, step, sync, fetch",
             "contended": result.timing.contended,
             "quick": result.quick,
-            "load_s": result.timing.load_s,
-            "first_call_s": result.timing.first_call_s,
+            "processes": len(result.timing.instances),
+            "load_s": summary.load_s,
+            "first_call_s": summary.first_call_s,
+            "x_eager": ratio.model_dump() if ratio is not None else None,
         },
         "options": {
             "disable_gc": True,
@@ -71,7 +76,7 @@ def _benchmark(result: TrialResult) -> dict[str, Any]:
             "min_rounds": len(stats.data),
             "max_time": None,
             "min_time": None,
-            "warmup": result.timing.warm_up_calls,
+            "warmup": min(each.warm_up_calls for each in result.timing.instances),
         },
         "stats": stats.as_dict() | {"data": stats.data, "iterations": 1},
     }

@@ -27,9 +27,10 @@ from bench.tables import (
     class_rows,
     operating_rows,
     parity_rows,
-    speed_up_of,
-    summary_of,
 )
+from bench.time_statistics import Ratio
+from bench.time_tables import TIMING_COLUMNS, noise_lines, noise_of_session, speed_up_of, summary_of, timing_rows
+from bench.timings import TimingSummary
 from bench.trials import is_stale, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
@@ -40,9 +41,10 @@ How to read this: **PASS** means ship, **FAIL** do not ship (and is not timed), 
 enough evidence. Agreement, accuracy change and max |dp| compare with eager PyTorch in float32 on the images that judge:
 the test split, and validation where a line says so.
 Latency is end to end (input copied in, computed, answer copied out) in a closed loop: service time only, no queueing.
-A percentile is given only where its sample has a finite 95 % order-statistic interval. `x eager` is the median over
-rounds of PyTorch eager's time divided by this trial's, measured in turn in the same rounds, and the range of the
-rounds; it has no confidence interval over processes yet, so differences of a few per cent mean nothing."""
+Behind it stands the 95 % interval over the processes that were measured, not over calls. A percentile is given only
+where its sample has a finite 95 % order-statistic interval. `x eager` is PyTorch eager's time divided by this trial's,
+from rounds in which both had their turn, with the 95 % t-interval over sets of processes; the sign interval beside it
+assumes no distribution. The A/A line is one model measured against itself: no smaller difference means anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +224,12 @@ def _run_lines(report: _RunReport) -> list[str]:
     if not report.results:
         return [*lines, "Nothing measured yet: `harness export` and `harness bench`.", ""]
     if any(result.timing is not None and result.quick for result in report.results):
-        lines += ["Timed with `--quick`: few calls, for orientation only.", ""]
+        lines += ["Timed with `--quick`: one process each and few calls, for orientation only.", ""]
     rows = [row[1:] for row in bench_rows(report.results)]
-    lines += [*_table(BENCH_COLUMNS[1:], rows), ""]
+    lines += [*_table(BENCH_COLUMNS[1:], rows), "", *(f"- {line}" for line in noise_lines(report.results)), ""]
+    times = timing_rows(report.results)
+    if times:
+        lines += ["Times:", "", *_table(TIMING_COLUMNS, times), ""]
     lines += _detail_lines(report)
     for result in report.results:
         if result.verdict is not None:
@@ -318,12 +323,13 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
 
 
 def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, Any]:
-    summary, ratio = summary_of(result), speed_up_of(results, result)
-    return result.model_dump(mode="json", exclude={"timing"}) | {
+    summary, ratio = summary_of(result), speed_up_of(result)
+    noise = noise_of_session(results, result.timing.session) if result.timing else None
+    return result.model_dump(mode="json", exclude={"timing", "twin"}) | {
         "summary": summary.model_dump() if summary else None,
         "speed_up_over_eager": ratio.model_dump() if ratio else None,
-        "contended": result.timing.contended if result.timing else None,
-        "load_s": result.timing.load_s if result.timing else None,
+        "noise": noise.model_dump() if noise else None,
+        "session": result.timing.session if result.timing else None,
     }
 
 
@@ -331,8 +337,12 @@ _CSV_COLUMNS = (
     *("run", "variant", "backend", "precision", "batch_size", "threads", "status", "verdict", "step", "reason"),
     *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "changed_answers", "mcnemar_p"),
     *("reference_macro_f1", "macro_f1", "reference_brier", "brier", "reference_ece", "ece", "kl", "other_images"),
-    *("other_changed_answers", "calls", "median_s", "p90_s", "p99_s"),
-    *("images_per_s", "speed_up_over_eager", "artifact_size_bytes", "image_px", "synthetic"),
+    *("other_changed_answers", "calls", "processes", "rejected_rounds", "contended", "queued"),
+    *("latency_s", "latency_low_s", "latency_high_s", "compute_s", "compute_low_s", "compute_high_s"),
+    *("device_median_s", "p90_s", "p90_low_s", "p90_high_s", "p99_s", "p99_low_s", "p99_high_s", "largest_s"),
+    *("images_per_s", "speed_up_over_eager", "speed_up_low", "speed_up_high", "drift", "largest_foreign_cores"),
+    *("load_s", "first_call_s", "peak_memory_bytes", "device_memory_bytes"),
+    *("artifact_size_bytes", "image_px", "synthetic"),
 )
 
 
@@ -342,14 +352,27 @@ def _csv(reports: list[_RunReport]) -> str:
     writer.writeheader()
     for report in reports:
         for result in report.results:
-            summary, ratio = summary_of(result), speed_up_of(report.results, result)
+            summary, ratio = summary_of(result), speed_up_of(result)
             row: dict[str, Any] = result.trial.model_dump() | {"status": result.status, "reason": result.reason}
             if result.verdict is not None:
                 row |= {"verdict": result.verdict.word.value, **result.verdict.model_dump(exclude={"word"})}
             row |= result.parity.model_dump() if result.parity else {}
-            row |= summary.model_dump() if summary else {}
+            row |= _time_columns(summary, ratio)
             contract = report.record.contract
             row |= {"artifact_size_bytes": result.artifact_size_bytes, "synthetic": contract.synthetic}
             row |= {"image_px": contract.preprocessing.crop_px}
-            writer.writerow(row | {"speed_up_over_eager": ratio.median if ratio else None})
+            writer.writerow(row)
     return text.getvalue()
+
+
+def _time_columns(summary: TimingSummary | None, ratio: Ratio | None) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    if summary is not None:
+        columns |= summary.model_dump(exclude={"latency", "compute", "p90", "p99"})
+        for name in ("latency", "compute", "p90", "p99"):
+            interval = getattr(summary, name)
+            if interval is not None:
+                columns |= {f"{name}_s": interval.value, f"{name}_low_s": interval.low, f"{name}_high_s": interval.high}
+    if ratio is not None:
+        columns |= {"speed_up_over_eager": ratio.estimate, "speed_up_low": ratio.low, "speed_up_high": ratio.high}
+    return columns

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from bench.backends.interface import Description
 from bench.gate import Verdict
 from bench.parity import Parity
-from bench.statistics import supported_percentile
+from bench.timings import Mode, Timing
 from harness.core.errors import ArtifactError
 from harness.core.files import sha256_from_file
 from harness.core.runs import RunDirectory
@@ -47,40 +47,12 @@ class Trial(_Record):
         return f"{self.variant}.{self.backend}.b{self.batch_size}.t{self.threads}"
 
 
-class Round(_Record):
-    """One trial's block of one round, seconds per call in the order taken."""
-
-    number: int
-    compute_s: list[float]
-    end_to_end_s: list[float]
-    foreign_cores: float | None
-    accepted: bool
-
-
-class Timing(_Record):
-    """All rounds of a trial. `contended` says that too few were quiet, so all were used."""
-
-    load_s: float
-    first_call_s: float
-    warm_up_calls: int
-    rounds: list[Round]
-    contended: bool
-
-    def used_rounds(self) -> list[Round]:
-        return self.rounds if self.contended else [each for each in self.rounds if each.accepted]
-
-    def end_to_end_s(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.concatenate([np.array(each.end_to_end_s) for each in self.used_rounds()])
-
-    def compute_s(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.concatenate([np.array(each.compute_s) for each in self.used_rounds()])
-
-
 class TrialResult(_Record):
     """What became of a trial. `margin` is a fraction; `verdict` is None where the trial did not get that far.
 
     `splits` is what was asked for, `judged_splits` the one or two whose images decide. `answers_sha256` is of the file
-    beside the record that every figure of parity can be computed from again.
+    beside the record that every figure of parity can be computed from again; all of it took `answering_s`. `twin` is a
+    second set of processes of the same model, timed in turn with the first: their ratio is the session's noise.
     """
 
     trial: Trial
@@ -92,63 +64,21 @@ class TrialResult(_Record):
     margin_set: str
     splits: Splits = "test"
     judged_splits: tuple[str, ...] = ("test",)
-    quick: bool
+    mode: Mode
     description: Description | None = None
     verdict: Verdict | None = None
     parity: Parity | None = None
     answers_sha256: str | None = None
     refused_batches: dict[int, str] = {}
+    answering_s: float | None = None
     timing: Timing | None = None
+    twin: Timing | None = None
     created: str
     machine: dict[str, JsonValue]
 
-
-class TimingSummary(_Record):
-    """Figures for people, seconds and images per second; a percentile is None where the sample cannot support it."""
-
-    calls: int
-    median_s: float
-    p90_s: float | None
-    p99_s: float | None
-    compute_median_s: float
-    images_per_s: float
-    largest_foreign_cores: float | None
-
-
-def timing_summary(timing: Timing, batch_size: int) -> TimingSummary:
-    """Return the closed-loop figures: service time only, no queueing."""
-    end_to_end_s = timing.end_to_end_s()
-    foreign = [each.foreign_cores for each in timing.used_rounds() if each.foreign_cores is not None]
-    return TimingSummary(
-        calls=len(end_to_end_s),
-        median_s=float(np.median(end_to_end_s)),
-        p90_s=supported_percentile(end_to_end_s, 0.90),
-        p99_s=supported_percentile(end_to_end_s, 0.99),
-        compute_median_s=float(np.median(timing.compute_s())),
-        images_per_s=float(batch_size * len(end_to_end_s) / end_to_end_s.sum()),
-        largest_foreign_cores=max(foreign, default=None),
-    )
-
-
-class SpeedUp(_Record):
-    """How many times faster than eager PyTorch: median over common rounds, and the range of the rounds."""
-
-    median: float
-    lowest: float
-    highest: float
-
-
-def speed_up(eager: Timing, other: Timing) -> SpeedUp | None:
-    """Compare two trials round by round, since both were measured within each round; None without common rounds."""
-    theirs = {each.number: float(np.median(each.end_to_end_s)) for each in other.used_rounds()}
-    ratios = [
-        float(np.median(each.end_to_end_s)) / theirs[each.number]
-        for each in eager.used_rounds()
-        if each.number in theirs
-    ]
-    if not ratios:
-        return None
-    return SpeedUp(median=float(np.median(ratios)), lowest=min(ratios), highest=max(ratios))
+    @property
+    def quick(self) -> bool:
+        return self.mode == "quick"
 
 
 def results_from_folder(folder: Path) -> list[TrialResult]:

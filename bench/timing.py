@@ -1,103 +1,202 @@
-"""Time several loaded models against each other: short blocks in turn, so that the machine's drift hits all alike.
+"""Time several loaded models against each other: fresh processes, short blocks in turn, the whole set again and again.
 
-Hour-scale drift on shared machines reached 14 %; within one round of a few hundred milliseconds it cancels in the
-ratio. The order rotates every round, so that no trial always follows the same neighbour. A round during which
-others used more than 0.15 core is measured again; the rule is fixed beforehand, and what was rejected is kept and
-counted.
+A process keeps, for as long as it lives, a speed that differs by about 1 % from that of the next process of the same
+model, and of two the one started later was found to be faster. So a comparison takes several sets of processes (pairs,
+where two models are compared), started in an order that gives every two of them both places equally often. Within a
+set each round lets every model have its turn, in an order that is reversed and rotated from round to round: hour-scale
+drift reached 14 %, and within one round it cancels in the ratio.
+
+A round during which others used more than 0.15 core is measured again; the rule is fixed beforehand, and what was
+rejected is kept and counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
 
-from bench.messages import Block, Timed, WarmedUp, WarmUp
-from bench.results import Round, Timing
-from bench.worker_process import WorkerProcess
+import numpy as np
+
+from bench.backends.interface import Float32s
+from bench.messages import Block, Load, Loaded, Recheck, Rechecked, Timed, Usage, Used, WarmedUp, WarmUp
+from bench.timings import Instance, Mode, Round
+from bench.worker_process import WorkerProcess, started_worker
 from harness.core.errors import BackendError
 from harness.core.machine import ForeignLoad
-from harness.core.progress import Progress
+from harness.core.progress import Task
 
 _FOREIGN_LIMIT_CORES = 0.15
+_QUIET_CORES = 0.08
+_QUIET_WINDOWS = 3
+_WINDOW_S = 0.5
+# The same file in the same runtime on the same machine: what differs by more is not the model that was proved.
+_LARGEST_DIFFERENCE = 1e-3
+_Name = TypeVar("_Name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured. A block has at least `calls` calls and lasts at least `block_s`."""
+    """How much is measured. A block has at least `calls` calls and lasts `block_s`, but no more than `most_block_s`.
 
+    A model whose calls take seconds gets fewer, but three; so does its warm-up. `quiet_within_s` is how long to wait
+    for a quiet machine before each set of processes.
+    """
+
+    mode: Mode
+    instances: int
     rounds: int
     calls: int
     block_s: float
     warm_up_calls: int
-    quick: bool
     settle_calls: int = 3
     warm_up_s: float = 0.5
+    most_block_s: float = 2.0
+    most_warm_up_s: float = 10.0
+    quiet_within_s: float = 0.0
 
 
 # /proc/stat counts in hundredths of a second: shorter blocks could not tell 0.15 core from nothing.
-FULL = Plan(rounds=6, calls=12, block_s=0.25, warm_up_calls=40, quick=False)
-QUICK = Plan(rounds=3, calls=4, block_s=0.25, warm_up_calls=5, quick=True, settle_calls=1)
+FULL = Plan(mode="full", instances=6, rounds=6, calls=12, block_s=0.25, warm_up_calls=40, quiet_within_s=60.0)
+STRICT = replace(FULL, mode="strict", instances=12)
+QUICK = Plan(
+    mode="quick", instances=1, rounds=3, calls=4, block_s=0.25, warm_up_calls=5, settle_calls=1, most_block_s=1.0
+)
+UNTIMED = replace(QUICK, mode="untimed", instances=0)
+PLANS: dict[Mode, Plan] = {each.mode: each for each in (UNTIMED, QUICK, FULL, STRICT)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """One model of a session; `outputs_bc` is what the proved process answered to the first rows of `load`."""
+
+    name: str
+    load: Load
+    log: Path
+    outputs_bc: Float32s
+    module: str = "bench.worker"
 
 
 @dataclass(kw_only=True)
 class _Running:
     worker: WorkerProcess
+    position: int
+    load_s: float
     warm_up: WarmedUp
     calls: int
-    rounds: list[Round]
+    rounds: list[Round] = field(default_factory=list)
+    used: Used | None = None
 
 
-def timed_together(
-    workers: Mapping[str, WorkerProcess],
-    load_s: Mapping[str, float],
-    plan: Plan,
-    progress: Progress,
-    *,
-    description: str,
-) -> tuple[dict[str, Timing], dict[str, BackendError]]:
-    """Return the timing of every worker, and the error of each that failed on the way; the others go on."""
-    running: dict[str, _Running] = {}
+def turned(names: Sequence[_Name], number: int) -> list[_Name]:
+    """Return the order of a round or a launch: reversed every second time, rotated every second.
+
+    Of two it makes AB BA BA AB: each comes first equally often. Of more, every two change places from one order to the
+    next, and all of them have been at every place after twice their number.
+    """
+    shift = (number + 1) // 2 % len(names) if len(names) == 2 else number // 2 % len(names)
+    order = [*names[shift:], *names[:shift]]
+    if len(names) > 2 and number % 2:
+        order.reverse()
+    return order
+
+
+def measured_set(
+    participants: Sequence[Participant], baseline: str | None, plan: Plan, number: int, task: Task
+) -> tuple[dict[str, Instance], dict[str, BackendError]]:
+    """Start one process of each model, measure them in turn, and end them.
+
+    Returns what was measured of each, and the error of each that failed on the way; the others go on. The task is
+    advanced once per accepted round. `baseline` names the participant whose medians are noted in every round.
+    """
+    quiet = wait_until_quiet(plan.quiet_within_s) if plan.quiet_within_s else None
     failed: dict[str, BackendError] = {}
-    for name, worker in workers.items():
-        try:
-            running[name] = _warmed_up(worker, plan)
-        except BackendError as error:
-            failed[name] = error
-    accepted, number = 0, 0
-    with progress.task(description, total=plan.rounds) as task:
+    with ExitStack() as stack:
+        running = _started(participants, plan, number, failed, stack)
+        accepted = attempt = 0
         # Twice the rounds is the most: a machine that is never quiet is reported as such, not waited for.
-        while running and accepted < plan.rounds and number < 2 * plan.rounds:
-            quiet = _measured_round(running, failed, number, plan)
-            accepted += quiet
-            number += 1
-            task.advance(int(quiet))
-    timings = {
-        name: Timing(
-            load_s=load_s[name],
-            first_call_s=each.warm_up.first_call_s,
-            warm_up_calls=each.warm_up.calls,
-            rounds=each.rounds,
-            contended=accepted < plan.rounds,
-        )
-        for name, each in running.items()
-    }
-    return timings, failed
+        while running and accepted < plan.rounds and attempt < 2 * plan.rounds:
+            quiet_round = _measured_round(running, failed, attempt, plan, baseline)
+            accepted += quiet_round
+            attempt += 1
+            task.advance(int(quiet_round), note=f"set {number + 1} of {plan.instances}")
+        for name in list(running):
+            try:
+                running[name].used = running[name].worker.ask(Usage(), Used)
+            except BackendError as error:
+                failed[name] = error
+                del running[name]
+    return {name: _instance(each, number, quiet) for name, each in running.items()}, failed
 
 
-def _warmed_up(worker: WorkerProcess, plan: Plan) -> _Running:
-    warm_up = worker.ask(WarmUp(calls=plan.warm_up_calls, duration_s=plan.warm_up_s), WarmedUp)
-    call_s = warm_up.duration_s / warm_up.calls
+def _instance(each: _Running, number: int, quiet: bool | None) -> Instance:
+    assert each.used is not None, "asked of every worker that is still running"
+    return Instance(
+        number=number,
+        position=each.position,
+        load_s=each.load_s,
+        first_call_s=each.warm_up.first_call_s,
+        warm_up_calls=each.warm_up.calls,
+        warm_up_s=each.warm_up.duration_s,
+        quiet_before=quiet,
+        peak_memory_bytes=each.used.peak_memory_bytes,
+        device_memory_bytes=each.used.device_memory_bytes,
+        rounds=each.rounds,
+    )
+
+
+def _started(
+    participants: Sequence[Participant], plan: Plan, number: int, failed: dict[str, BackendError], stack: ExitStack
+) -> dict[str, _Running]:
+    """Start, check and warm up one process after the other; they come back in the participants' own order."""
+    running: dict[str, _Running] = {}
+    for position, each in enumerate(turned(participants, number)):
+        worker = started_worker(stack, each.log, module=each.module)
+        try:
+            running[each.name] = _warmed_up(worker, each, plan, position)
+        except BackendError as error:
+            worker.kill()
+            failed[each.name] = error
+    return {each.name: running[each.name] for each in participants if each.name in running}
+
+
+def _warmed_up(worker: WorkerProcess, participant: Participant, plan: Plan, position: int) -> _Running:
+    loaded = worker.ask(participant.load, Loaded)
+    check_same_answers(worker, participant)
+    message = WarmUp(calls=plan.warm_up_calls, duration_s=plan.warm_up_s, most_s=plan.most_warm_up_s)
+    warm_up = worker.ask(message, WarmedUp)
+    # The first calls are slow; what is left tells how many fill a block.
+    call_s = warm_up.later_call_s
     calls = max(plan.calls, math.ceil(plan.block_s / call_s))
-    return _Running(worker=worker, warm_up=warm_up, calls=calls, rounds=[])
+    calls = max(3, min(calls, math.floor(plan.most_block_s / call_s)))
+    return _Running(worker=worker, position=position, load_s=loaded.load_s, warm_up=warm_up, calls=calls)
 
 
-def _measured_round(running: dict[str, _Running], failed: dict[str, BackendError], number: int, plan: Plan) -> bool:
+def check_same_answers(worker: WorkerProcess, participant: Participant) -> None:
+    """Raise BackendError unless a process answers the first rows as the one did that was judged."""
+    wanted_bc = participant.outputs_bc
+    given_bc = np.array(worker.ask(Recheck(count=len(wanted_bc)), Rechecked).outputs, dtype=np.float64)
+    largest = _LARGEST_DIFFERENCE * (1 + float(np.abs(wanted_bc).max()))
+    difference = np.inf
+    if given_bc.shape == wanted_bc.shape:
+        difference = float(np.nan_to_num(np.abs(given_bc - wanted_bc), nan=np.inf).max())
+    if not difference <= largest:
+        raise BackendError(
+            f"A second process of the same model answers otherwise than the one that was judged: by {difference:.2g}.",
+            hint="Its verdict holds for no process but one: look for memory that is used after it was freed.",
+        )
+
+
+def _measured_round(
+    running: dict[str, _Running], failed: dict[str, BackendError], number: int, plan: Plan, baseline: str | None
+) -> bool:
     """Measure one block of every worker; return whether the machine was ours throughout."""
-    names = list(running)
-    shift = number % len(names)
     measured: dict[str, tuple[Timed, float | None]] = {}
-    for name in names[shift:] + names[:shift]:
+    for name in turned(list(running), number):
         each = running[name]
         load = ForeignLoad()
         try:
@@ -108,14 +207,32 @@ def _measured_round(running: dict[str, _Running], failed: dict[str, BackendError
             continue
         measured[name] = timed, load.cores(worker_cpu_s=timed.cpu_s)
     quiet = all(foreign is None or foreign <= _FOREIGN_LIMIT_CORES for _, foreign in measured.values())
-    for name, (timed, foreign) in measured.items():
-        running[name].rounds.append(
-            Round(
-                number=number,
-                compute_s=timed.compute_s,
-                end_to_end_s=timed.end_to_end_s,
-                foreign_cores=foreign,
-                accepted=quiet,
-            )
+    blocks = {
+        name: Round(
+            number=number,
+            compute_s=timed.compute_s,
+            end_to_end_s=timed.end_to_end_s,
+            device_s=timed.device_s,
+            queue_s=timed.queue_s,
+            foreign_cores=foreign,
+            accepted=quiet,
         )
+        for name, (timed, foreign) in measured.items()
+    }
+    baseline_s = blocks[baseline].call_s if baseline in blocks else None
+    for name, block in blocks.items():
+        running[name].rounds.append(block.model_copy(update={"baseline_s": baseline_s}))
     return quiet
+
+
+def wait_until_quiet(within_s: float) -> bool:
+    """Wait until others use less than 0.08 core for 1.5 s; return whether that came within the time given."""
+    deadline_s, quiet = time.monotonic() + within_s, 0
+    while quiet < _QUIET_WINDOWS:
+        if time.monotonic() > deadline_s:
+            return False
+        load = ForeignLoad()
+        time.sleep(_WINDOW_S)
+        foreign = load.cores(worker_cpu_s=0.0)
+        quiet = quiet + 1 if foreign is None or foreign < _QUIET_CORES else 0
+    return True

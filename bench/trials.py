@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import JsonValue, ValidationError
 
-from bench.results import Trial, TrialResult, stored_answers
+from bench.results import Trial, TrialResult
 from harness.core.artifacts import Kind, Sidecar, build_from_details, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
 from harness.core.engine_files import checked_engine_header, flavour_from_name, header_differences
@@ -267,39 +266,6 @@ def engine_problems(path: Path, sidecar: Sidecar) -> list[str]:
     except ArtifactError as error:
         return [error.message]
     return [] if header is None else header_differences(header, sidecar.details)
-
-
-def kept_results(
-    reference: Reference,
-    trials: list[Trial],
-    margin: float,
-    splits: str,
-    quick: bool,
-    machine: dict[str, JsonValue],
-) -> list[TrialResult] | None:
-    """Return the records of a group of trials where all are still true; None where the group is to be measured.
-
-    Trials of one batch size are measured together or not at all: their ratios come from common rounds. A record is
-    true while the artifact, the checkpoint, the margin, the kind of measurement, the machine and all versions are.
-    """
-    results = []
-    for trial in trials:
-        path = reference.run.bench_folder / f"{trial.identifier}.json"
-        try:
-            result = TrialResult.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, ValidationError):
-            return None
-        sidecar, problems = checked_artifact(reference, trial)
-        same = (result.trial, result.machine) == (trial, machine)
-        same = same and (result.margin, result.splits, result.quick) == (margin, splits, quick)
-        whole = sidecar is not None and not problems and result.status == "measured"
-        whole = whole and stored_answers(reference.run, result) is not None
-        available = result.status == "unavailable" and unavailability(trial) == result.reason and not problems
-        if not same or not (available or (whole and sidecar and deployed_sha256(sidecar) == result.artifact_sha256)):
-            return None
-        results.append(result)
-    sessions = {result.created for result in results}
-    return results if len(sessions) == 1 else None
 
 
 def is_stale(run: RunDirectory, result: TrialResult) -> bool:

@@ -6,11 +6,14 @@ Requests come on stdin, replies leave on the original stdout; whatever a runtime
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
 import os
+import resource
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.backends import BACKENDS
-from bench.backends.interface import Backend, Float32s, Images
+from bench.backends.interface import (
+    Backend,
+    Float32s,
+    HoldsDeviceMemory,
+    Images,
+    QueuedBackend,
+    TimedOnDevice,
+)
 from bench.messages import (
     BATCH_REPEATS,
     FIRST_REPEATS,
@@ -32,7 +42,10 @@ from bench.messages import (
     Failed,
     Load,
     Loaded,
+    Recheck,
+    Rechecked,
     Timed,
+    Used,
     WarmedUp,
     WarmUp,
 )
@@ -47,6 +60,8 @@ _TIMED_BATCHES = 4
 _REPEATED_IMAGES = 8
 # Up to this batch size every image is seen in every row; larger batches are moved on by powers of two.
 _EVERY_SHIFT = 8
+# A model of seconds per call is still called so often before it counts as warm.
+_FEWEST_CALLS = 3
 
 
 class Worker:
@@ -141,28 +156,47 @@ class Worker:
             other.close()
         return np.concatenate(outputs)[: len(rows)]
 
+    def recheck(self, message: Recheck) -> Rechecked:
+        rows = self._rows[: message.count]
+        outputs = [self._call(batch) for batch in self._batches_of(rows, self._batch_size)]
+        return Rechecked(outputs=np.concatenate(outputs)[: len(rows)].tolist())
+
     def warm_up(self, message: WarmUp) -> WarmedUp:
         rows = self._rows[: _TIMED_BATCHES * self._batch_size]
         self._batches = list(self._batches_of(rows, self._batch_size))
         started_s = time.perf_counter()
-        calls, first_call_s = 0, 0.0
-        while calls < message.calls or time.perf_counter() - started_s < message.duration_s:
-            self._call(self._batches[calls % len(self._batches)])
-            calls += 1
-            if calls == 1:
-                first_call_s = time.perf_counter() - started_s
-        return WarmedUp(calls=calls, duration_s=time.perf_counter() - started_s, first_call_s=first_call_s)
+        calls_s: list[float] = []
+        elapsed_s = 0.0
+        while len(calls_s) < message.calls or elapsed_s < message.duration_s:
+            if len(calls_s) >= _FEWEST_CALLS and elapsed_s > message.most_s:
+                break
+            self._call(self._batches[len(calls_s) % len(self._batches)])
+            elapsed_s, before_s = time.perf_counter() - started_s, elapsed_s
+            calls_s.append(elapsed_s - before_s)
+        return WarmedUp(
+            calls=len(calls_s),
+            duration_s=elapsed_s,
+            first_call_s=calls_s[0],
+            later_call_s=statistics.median(calls_s[len(calls_s) // 2 :]),
+        )
 
     def block(self, message: Block) -> Timed:
         """Time calls on the host's monotonic clock; the same four verbs and the same clock for every runtime."""
         cpu_started_s = time.process_time()
+        if isinstance(self._backend, QueuedBackend):
+            timed = self._queued_block(self._backend, message)
+        else:
+            timed = self._closed_loop(message)
+        return timed.model_copy(update={"cpu_s": time.process_time() - cpu_started_s})
+
+    def _closed_loop(self, message: Block) -> Timed:
         backend, batches, clock = self._backend, self._batches, time.perf_counter
+        on_device = backend if isinstance(backend, TimedOnDevice) else None
         for index in range(message.settle_calls):
             self._call(batches[index % len(batches)])
         compute_s, end_to_end_s = [0.0] * message.calls, [0.0] * message.calls
-        gc.collect()
-        gc.disable()
-        try:
+        device_s: list[float] = []
+        with _no_collection():
             for index in range(message.calls):
                 images = batches[index % len(batches)]
                 started_s = clock()
@@ -174,12 +208,58 @@ class Worker:
                 backend.fetch()
                 end_to_end_s[index] = clock() - started_s
                 compute_s[index] = computed_s - bound_s
-        finally:
-            gc.enable()
-        return Timed(compute_s=compute_s, end_to_end_s=end_to_end_s, cpu_s=time.process_time() - cpu_started_s)
+                if on_device is not None:
+                    device_s.append(on_device.device_time_s())
+        # Nanoseconds are what the clock has; more digits would only fill the record.
+        return Timed(compute_s=_rounded(compute_s), end_to_end_s=_rounded(end_to_end_s), device_s=device_s, cpu_s=0.0)
+
+    def _queued_block(self, backend: QueuedBackend, message: Block) -> Timed:
+        """Time the whole block from the first submission until all is done; images are copied in, too."""
+        batches, clock = self._batches, time.perf_counter
+        for index in range(message.settle_calls):
+            backend.submit(batches[index % len(batches)])
+        backend.wait()
+        with _no_collection():
+            started_s = clock()
+            for index in range(message.calls):
+                backend.submit(batches[index % len(batches)])
+            backend.wait()
+            elapsed_s = clock() - started_s
+        return Timed(queue_s=elapsed_s / message.calls, cpu_s=0.0)
+
+    def usage(self) -> Used:
+        on_device = self._backend.device_bytes() if isinstance(self._backend, HoldsDeviceMemory) else None
+        return Used(peak_memory_bytes=peak_resident_bytes(), device_memory_bytes=on_device)
 
     def close(self) -> None:
         self._backend.close()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def peak_resident_bytes() -> int:
+    """Return the largest resident memory of this process.
+
+    Not from getrusage, which on Linux carries over what the parent had at the moment of the fork.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _rounded(samples_s: list[float]) -> list[float]:
+    return [round(each, 9) for each in samples_s]
 
 
 def _outputs(backend: Backend, images: Images) -> Float32s:
@@ -197,6 +277,10 @@ def _reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | 
     assert worker is not None, "the first request is always `load`"
     if kind == "answer":
         return worker, worker.answer(Answer.model_validate(request)).model_dump_json()
+    if kind == "recheck":
+        return worker, worker.recheck(Recheck.model_validate(request)).model_dump_json()
+    if kind == "usage":
+        return worker, worker.usage().model_dump_json()
     if kind == "warm up":
         return worker, worker.warm_up(WarmUp.model_validate(request)).model_dump_json()
     return worker, worker.block(Block.model_validate(request)).model_dump_json()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 
 from bench.messages import Failed
 from harness.core.errors import BackendError
+from harness.core.interrupts import interrupts_held
 
 # Far above what any request takes here; a runtime that hangs must not take the night.
 _LIMIT_S = 900.0
@@ -24,15 +26,15 @@ Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class WorkerProcess:
-    """A running worker; its messages and everything its runtime prints go to `log`."""
+    """A running worker, by default `bench.worker`; its messages and everything its runtime prints go to `log`."""
 
-    def __init__(self, log: Path, *, limit_s: float = _LIMIT_S) -> None:
+    def __init__(self, log: Path, *, limit_s: float = _LIMIT_S, module: str = "bench.worker") -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_path = log
         self._limit_s = limit_s
         self._log = log.open("wb")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bench.worker"],
+        self._process = subprocess.Popen(  # noqa: S603  # our own modules only
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -121,3 +123,9 @@ class WorkerProcess:
         """End the worker at once."""
         self._process.kill()
         self.close()
+
+
+def started_worker(stack: ExitStack, log: Path, *, module: str = "bench.worker") -> WorkerProcess:
+    """Start a worker that ends with the stack, whenever Ctrl-C is pressed."""
+    with interrupts_held():  # Between the start of the process and its entry here, one would leave it behind.
+        return stack.enter_context(WorkerProcess(log, module=module))

@@ -19,6 +19,7 @@ from harness.cli_data import data
 from harness.core.errors import HarnessError
 from harness.options import (
     EPILOG,
+    bench_options,
     data_option,
     export_options,
     json_option,
@@ -225,44 +226,15 @@ def inspect_command(files: tuple[Path, ...], as_json: bool) -> None:
 @cli.command(epilog="Example: harness bench d2-resnet18-ce --backend onnxruntime --batch 1")
 @click.argument("runs", nargs=-1, metavar="[RUN...]")
 @runs_option
-@click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    type=click.Choice(["pytorch", "onnxruntime", "openvino", "tensorrt"]),
-    help="May be repeated.  [default: all that this machine has]",
-)
-@click.option(
-    "--batch",
-    "batch_sizes",
-    multiple=True,
-    type=click.IntRange(min=1),
-    help="May be repeated.  [default: 1 and 8]",
-)
-@click.option("--threads", default=0, show_default=True, type=click.IntRange(min=0), help="0: one per core.")
-@click.option(
-    "--margin",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(min=0, max=100, min_open=True),
-    help="Largest loss of accuracy to accept, in percentage points. Set it before you look.",
-)
-@click.option(
-    "--splits",
-    type=click.Choice(["test", "test+validation", "all"]),
-    default="test",
-    show_default=True,
-    help="Whose images decide. all: training images too, for agreement only, which they flatter.",
-)
+@bench_options
 @click.option("--require-pass", is_flag=True, help="Exit with 3 unless every trial, run or not, is PASS.")
-@click.option("--quick", is_flag=True, help="Fewer timed calls; marked so in every report.")
-@click.option("--force", is_flag=True, help="Measure again what is up to date.")
 @json_option
 def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass: bool, **options: Any) -> None:
     """Prove parity on the test split, then time what did not fail.
 
-    Every artifact is compared with the golden answers of its own checkpoint, on the very loaded model that is
-    timed. Exit code 3 where a verdict is FAIL.
+    Every artifact is compared with the golden answers of its own checkpoint. Six processes of each are then timed in
+    turn with all others, and each must first answer as the one did that was judged. Interrupted, it goes on after the
+    last finished set of processes. Exit code 3 where a verdict is FAIL.
     """
     from bench.builds import BUILD_COLUMNS, build_rows, spreads_of_runs
     from bench.many import BenchRequest, bench_many
@@ -279,7 +251,7 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
         spreads = spreads_of_runs(chosen, outcome.results)
         if spreads:
             print_table("Builds", BUILD_COLUMNS, build_rows(spreads))
-        for line in outcome.reasons():
+        for line in [*outcome.noise(), *outcome.reasons()]:
             click.echo(line)
     # A FAIL is the gravest news and decides the exit code; errors of other trials are printed all the same.
     _exit_on_failures(outcome.failures, verdict_failed=outcome.verdict_failed(require_pass=require_pass))

@@ -139,3 +139,56 @@ def export_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def bench_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of `harness bench`: what is measured, how it is judged, how long it is timed."""
+    options = (
+        click.option(
+            "--backend",
+            "backends",
+            multiple=True,
+            type=click.Choice(["pytorch", "onnxruntime", "openvino", "tensorrt"]),
+            help="May be repeated.  [default: all that this machine has]",
+        ),
+        click.option(
+            "--batch",
+            "batch_sizes",
+            multiple=True,
+            type=click.IntRange(min=1),
+            help="May be repeated.  [default: 1 and 8]",
+        ),
+        click.option(
+            "--threads",
+            multiple=True,
+            type=click.IntRange(min=0),
+            help="May be repeated; 0: one per core.  [default: 0]",
+        ),
+        click.option(
+            "--margin",
+            default=1.0,
+            show_default=True,
+            type=click.FloatRange(min=0, max=100, min_open=True),
+            help="Largest loss of accuracy to accept, in percentage points. Set it before you look.",
+        ),
+        click.option(
+            "--splits",
+            type=click.Choice(["test", "test+validation", "all"]),
+            default="test",
+            show_default=True,
+            help="Whose images decide. all: training images too, for agreement only, which they flatter.",
+        ),
+        click.option(
+            "--quick",
+            "mode",
+            flag_value="quick",
+            default="full",
+            help="One process each and few calls: seconds, no intervals; marked so in every report.",
+        ),
+        click.option("--untimed", "mode", flag_value="untimed", help="Verdicts only."),
+        click.option("--strict", "mode", flag_value="strict", help="12 sets of processes instead of 6."),
+        click.option("--force", is_flag=True, help="Measure again what is up to date."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -11,7 +11,7 @@ or for a model that normalises by itself as uint8 [b, h, w, c].
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -96,3 +96,30 @@ class Backend(Protocol):
     def describe(self) -> Description: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class QueuedBackend(Protocol):
+    """A runtime with a queue of its own: how many images it takes in a second is told by no single call.
+
+    `submit` copies the images in and starts, and blocks while the queue is full; `wait` returns when all is done. The
+    outputs are dropped.
+    """
+
+    def submit(self, images: Images) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+@runtime_checkable
+class TimedOnDevice(Protocol):
+    """A device with timers of its own: `device_time_s` is what they say of the last step, without copies."""
+
+    def device_time_s(self) -> float: ...
+
+
+@runtime_checkable
+class HoldsDeviceMemory(Protocol):
+    """Memory that is not the process's resident one: how much of the device's it holds."""
+
+    def device_bytes(self) -> int: ...

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from bench.builds import BUILD_COLUMNS, build_rows, build_spreads, spreads_of_runs
 from bench.many import BenchOutcome, BenchRequest, bench_many
 from bench.report import write_report
-from bench.results import Round, Timing, TrialResult, results_from_folder
+from bench.results import TrialResult, results_from_folder
 from bench.trials import deployed_sha256, trials_of_run
 from export.many import export_many
 from export.request import ExportRequest
@@ -25,13 +25,14 @@ from harness.core.artifacts import Kind, read_sidecar
 from harness.core.files import sha256_from_file
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
+from tests.bench.timings_made_up import timing_of
 
 _OPENVINO = ("openvino",) if util.find_spec("openvino") else ()
 
 
 def _bench(folder: Path, *backends: str) -> BenchOutcome:
     request = BenchRequest.from_options(
-        backends=backends, batch_sizes=(2,), threads=1, margin=1.0, quick=True, force=False
+        backends=backends, batch_sizes=(2,), threads=(1,), margin=1.0, mode="quick", force=False
     )
     return bench_many([RunDirectory(folder)], request, SILENT)
 
@@ -179,7 +180,8 @@ def test_a_build_that_differs_shows_by_how_much(benched: tuple[Path, BenchOutcom
         with np.load(f"{stored}.answers.npz") as content:
             outputs_nbc.append(content["outputs_bc"].astype(np.float64))
         timing = json.loads(Path(f"{stored}.json").read_text())["timing"]
-        used = [each for each in timing["rounds"] if timing["contended"] or each["accepted"]]
+        (instance,) = timing["instances"]
+        used = [each for each in instance["rounds"] if each["accepted"]] or instance["rounds"]
         medians_s.append(float(np.median([sample for each in used for sample in each["end_to_end_s"]])))
     p_nbc = [softmax(each, axis=1) for each in outputs_nbc]
     expected = max(float(np.abs(one - other).max()) for one in p_nbc for other in p_nbc)
@@ -266,10 +268,8 @@ class _Stored:
                 "form": form,
             }
         )
-        rounds = [
-            Round(number=1, compute_s=[median_s], end_to_end_s=[median_s], foreign_cores=None, accepted=True),
-        ]
-        timing = Timing(load_s=1, first_call_s=1, warm_up_calls=1, rounds=rounds, contended=False)
+        session = changed.pop("session", "one session")
+        timing = timing_of([[median_s]], session=session)
         accuracy = 0.5 + build / 100
         update: dict[str, Any] = {
             "trial": trial,
@@ -367,9 +367,9 @@ def test_answers_that_are_not_there_or_of_other_images_are_left_out_and_counted(
 
 def test_times_of_different_sessions_are_not_compared(stored: _Stored) -> None:
     results = [
-        stored.result(1, created="2030-01-02T00:00:00+00:00"),
-        stored.result(2, created="2030-01-01T00:00:00+00:00", median_s=9.0),
-        stored.result(3, created="2030-01-02T00:00:00+00:00", median_s=1.2),
+        stored.result(1, session="2030-01-02"),
+        stored.result(2, session="2030-01-01", median_s=9.0),
+        stored.result(3, session="2030-01-02", median_s=1.2),
     ]
     (spread,) = build_spreads(stored.run, "multiclass", stored.hashed(results))
     assert (spread.timed, spread.largest_median_s) == ([1, 3], 1.2)

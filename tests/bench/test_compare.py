@@ -84,7 +84,7 @@ def _fit_head(run: RunDirectory, wrong: tuple[int, ...]) -> None:
 
 def _bench(run: RunDirectory, margin: float = _MARGIN_POINTS) -> Any:
     request = BenchRequest.from_options(
-        backends=("onnxruntime",), batch_sizes=(2,), threads=1, margin=margin, quick=True, force=False
+        backends=("onnxruntime",), batch_sizes=(2,), threads=(1,), margin=margin, mode="untimed", force=False
     )
     (result,) = bench_many([run], request, SILENT).results
     return result

@@ -29,10 +29,10 @@ def _bench(folder: Path, *, splits: str = "test", batch_size: int = 3, force: bo
     request = BenchRequest.from_options(
         backends=("onnxruntime",),
         batch_sizes=(batch_size,),
-        threads=1,
+        threads=(1,),
         margin=1.0,
         splits=splits,  # type: ignore[arg-type]
-        quick=True,
+        mode="untimed",
         force=force,
     )
     return bench_many([RunDirectory(folder)], request, SILENT)

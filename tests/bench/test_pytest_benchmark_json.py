@@ -12,7 +12,9 @@ import pytest
 
 from bench.gate import Verdict, Word
 from bench.pytest_benchmark_json import write_pytest_benchmark_json
-from bench.results import Round, Timing, Trial, TrialResult
+from bench.results import Trial, TrialResult
+from bench.timings import Round
+from tests.bench.timings_made_up import timing_from_rounds
 
 
 def _result(backend: str, samples_s: list[float] | None, word: Word = Word.PASS) -> TrialResult:
@@ -21,7 +23,7 @@ def _result(backend: str, samples_s: list[float] | None, word: Word = Word.PASS)
         Round(number=2, compute_s=[9.0], end_to_end_s=[9.0], foreign_cores=1.0, accepted=False),
         Round(number=3, compute_s=samples_s[3:], end_to_end_s=samples_s[3:], foreign_cores=0.0, accepted=True),
     ] if samples_s else []  # fmt: skip
-    timing = Timing(load_s=0.5, first_call_s=0.02, warm_up_calls=40, rounds=rounds, contended=False)
+    timing = timing_from_rounds([rounds], planned_rounds=2)
     return TrialResult(
         trial=Trial(
             run="films",
@@ -35,7 +37,7 @@ def _result(backend: str, samples_s: list[float] | None, word: Word = Word.PASS)
         status="measured",
         margin=0.01,
         margin_set="2026-11-25T00:00:00+00:00",
-        quick=False,
+        mode="full",
         verdict=Verdict(word=word, step="parity", reason="made up"),
         timing=timing if samples_s else None,
         created="2026-11-25T00:00:00+00:00",

@@ -2,39 +2,83 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bench import timing
-from bench.messages import Block, Timed, WarmedUp, WarmUp
-from bench.results import Round, Timing, speed_up, timing_summary
-from bench.timing import Plan, timed_together
+from bench import timing, worker_process
+from bench.messages import Block, Recheck, Rechecked, Timed, Usage, Used, WarmedUp, WarmUp
+from bench.timing import Participant, Plan, measured_set, turned, wait_until_quiet
+from bench.timings import Instance
 from harness.core.errors import BackendError
-from harness.core.progress import SILENT
 
-_PLAN = Plan(rounds=3, calls=4, block_s=0.0, warm_up_calls=2, quick=True)
+_PLAN = Plan(mode="quick", instances=2, rounds=3, calls=4, block_s=0.0, warm_up_calls=2)
+_ANSWERS = np.array([[1.0, -2.0, 0.5]], dtype=np.float32)
 
 
 class StandIn:
-    """Answers with samples that tell who gave them and when; fails at a block number where asked to."""
+    """A worker whose samples tell who gave them and when; breaks at a block number where asked to."""
 
-    def __init__(self, name: str, log: list[str], *, fails_at: int | None = None, call_s: float = 0.001) -> None:
-        self.name, self.log, self.fails_at, self.call_s = name, log, fails_at, call_s
-        self.blocks = 0
+    log: list[str]
+    fails_at: dict[str, int]
+    answers: dict[str, Any]
+    call_s: dict[str, float]
+    alive: Counter[str]
+
+    def __init__(self, log: Path, *, module: str) -> None:
+        self.name, self.module, self.blocks = log.name, module, 0
+        StandIn.alive[self.name] += 1
+
+    def __enter__(self) -> StandIn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        StandIn.alive[self.name] -= 1
+
+    def kill(self) -> None:
+        pass
 
     def ask(self, message: Any, reply: Any) -> Any:
+        call_s = StandIn.call_s.get(self.name, 0.001)
         if isinstance(message, WarmUp):
-            if self.fails_at == -1:
+            if StandIn.fails_at.get(self.name) == -1:
                 raise BackendError(f"{self.name} broke", hint="")
-            return WarmedUp(calls=message.calls, duration_s=message.calls * self.call_s, first_call_s=0.5)
-        assert isinstance(message, Block)
-        self.log.append(self.name)
-        if self.blocks == self.fails_at:
-            raise BackendError(f"{self.name} broke", hint="")
-        self.blocks += 1
-        samples = [self.blocks + index / 100 for index in range(message.calls)]
-        return Timed(compute_s=samples, end_to_end_s=[2 * each for each in samples], cpu_s=0.0)
+            return WarmedUp(calls=message.calls, duration_s=1.0, first_call_s=0.5, later_call_s=call_s)
+        if isinstance(message, Recheck):
+            return Rechecked(outputs=StandIn.answers.get(self.name, _ANSWERS.tolist()))
+        if isinstance(message, Usage):
+            return Used(peak_memory_bytes=1000)
+        if isinstance(message, Block):
+            StandIn.log.append(self.name)
+            if self.blocks == StandIn.fails_at.get(self.name):
+                raise BackendError(f"{self.name} broke", hint="")
+            self.blocks += 1
+            samples = [self.blocks + index / 100 for index in range(message.calls)]
+            return Timed(compute_s=samples, end_to_end_s=[2 * each for each in samples], cpu_s=0.0)
+        StandIn.log.append(f"{self.name} loaded")
+        return reply.model_construct(load_s=0.25)
+
+
+@pytest.fixture(autouse=True)
+def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    StandIn.log, StandIn.fails_at, StandIn.answers, StandIn.call_s = [], {}, {}, {}
+    StandIn.alive = Counter()
+    monkeypatch.setattr(worker_process, "WorkerProcess", StandIn)
+    _foreign(monkeypatch, [0.0])
+
+
+class Counted:
+    """A task that counts what it was told."""
+
+    def __init__(self) -> None:
+        self.amount = 0
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self.amount += amount
 
 
 def _foreign(monkeypatch: pytest.MonkeyPatch, cores: list[float | None]) -> None:
@@ -47,42 +91,61 @@ def _foreign(monkeypatch: pytest.MonkeyPatch, cores: list[float | None]) -> None
     monkeypatch.setattr(timing, "ForeignLoad", Load)
 
 
-def _timed(workers: list[StandIn], plan: Plan = _PLAN) -> tuple[dict[str, Timing], dict[str, BackendError]]:
-    return timed_together(
-        {each.name: each for each in workers},  # type: ignore[misc]
-        {each.name: 0.25 for each in workers},
-        plan,
-        SILENT,
-        description="",
-    )
+def _measured(
+    *names: str, plan: Plan = _PLAN, number: int = 0, baseline: str | None = None
+) -> tuple[dict[str, Instance], dict[str, BackendError]]:
+    participants = [
+        Participant(name=name, load=None, log=Path("logs") / name, outputs_bc=_ANSWERS)  # type: ignore[arg-type]
+        for name in names
+    ]
+    return measured_set(participants, baseline, plan, number, Counted())
 
 
-def test_the_order_rotates_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    _foreign(monkeypatch, [0.0])
-    log: list[str] = []
-    _timed([StandIn(name, log) for name in "abc"])
-    assert "".join(log) == "abc" + "bca" + "cab"
+@pytest.mark.parametrize("count", range(2, 9))
+def test_every_two_change_places_equally_often_and_all_come_to_every_place(count: int) -> None:
+    names = [chr(ord("a") + index) for index in range(count)]
+    orders = [turned(names, number) for number in range(2 * count)]
+    for one, other in combinations(names, 2):
+        assert sum(order.index(one) < order.index(other) for order in orders) == count
+    for place in range(count):
+        assert Counter(order[place] for order in orders) == dict.fromkeys(names, 2)
 
 
-def test_samples_are_kept_whole_and_in_the_order_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    _foreign(monkeypatch, [0.0])
-    timings, failed = _timed([StandIn("a", []), StandIn("b", [])])
+def test_of_two_the_order_is_abba() -> None:
+    assert ["".join(turned("ab", number)) for number in range(6)] == ["ab", "ba", "ba", "ab", "ab", "ba"]
+    assert turned(["only"], 5) == ["only"]
+
+
+def test_processes_are_started_and_rounds_measured_in_turned_orders() -> None:
+    _measured("a", "b")
+    assert StandIn.log == ["a loaded", "b loaded", *"abbaba"[:2], *"ba", *"ba"]
+    StandIn.log.clear()
+    _measured("a", "b", number=1)
+    assert StandIn.log[:2] == ["b loaded", "a loaded"]
+    assert not +StandIn.alive
+
+
+def test_samples_are_kept_whole_and_in_the_order_taken() -> None:
+    measured, failed = _measured("a", "b", baseline="a", number=1)
     assert not failed
-    for each in timings.values():
+    for name, each in measured.items():
         assert [one.number for one in each.rounds] == [0, 1, 2]
         assert [one.compute_s for one in each.rounds] == [[n + i / 100 for i in range(4)] for n in (1, 2, 3)]
-        assert each.end_to_end_s().tolist() == [2 * (n + i / 100) for n in (1, 2, 3) for i in range(4)]
-        assert (each.load_s, each.first_call_s, each.warm_up_calls, each.contended) == (0.25, 0.5, 2, False)
+        assert [one.end_to_end_s for one in each.rounds] == [[2 * (n + i / 100) for i in range(4)] for n in (1, 2, 3)]
+        assert [one.baseline_s for one in each.rounds] == pytest.approx([2.03, 4.03, 6.03])
+        assert (each.load_s, each.first_call_s, each.warm_up_calls, each.number) == (0.25, 0.5, 2, 1)
+        assert each.position == {"a": 1, "b": 0}[name]
+        assert each.peak_memory_bytes == 1000
+        assert each.quiet_before is None
 
 
 def test_a_round_in_which_others_used_the_machine_is_measured_again_for_all_and_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _foreign(monkeypatch, [0.0, 0.16, 0.0])
-    timings, _ = _timed([StandIn("a", []), StandIn("b", [])])
-    for each in timings.values():
+    measured, _ = _measured("a", "b")
+    for each in measured.values():
         assert [one.accepted for one in each.rounds] == [False, True, True, True]
-        assert not each.contended
         assert [one.number for one in each.used_rounds()] == [1, 2, 3]
 
 
@@ -91,56 +154,70 @@ def test_the_limit_of_foreign_load_is_fixed(
     monkeypatch: pytest.MonkeyPatch, cores: float | None, accepted: bool
 ) -> None:
     _foreign(monkeypatch, [cores])
-    timings, _ = _timed([StandIn("a", [])])
-    assert all(each.accepted is accepted for each in timings["a"].rounds)
+    measured, _ = _measured("a")
+    assert all(each.accepted is accepted for each in measured["a"].rounds)
 
 
-def test_a_machine_that_is_never_quiet_ends_contended_with_all_rounds_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_never_quiet_ends_after_twice_the_rounds_with_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _foreign(monkeypatch, [1.0])
-    timings, _ = _timed([StandIn("a", [])])
-    assert len(timings["a"].rounds) == 6
-    assert timings["a"].contended
-    assert len(timings["a"].end_to_end_s()) == 24
-    assert timing_summary(timings["a"], 1).largest_foreign_cores == 1.0
+    measured, _ = _measured("a")
+    assert len(measured["a"].rounds) == len(measured["a"].used_rounds()) == 6
+
+
+def test_who_waits_for_a_quiet_machine_is_told_whether_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(timing.time, "sleep", slept.append)
+    _foreign(monkeypatch, [0.5, 0.0, 0.0, 0.3, 0.0])
+    assert wait_until_quiet(60.0)
+    assert len(slept) == 7  # Three quiet windows in a row, after two interruptions.
+    _foreign(monkeypatch, [0.5])
+    monkeypatch.setattr(timing.time, "monotonic", iter(range(100)).__next__)
+    assert not wait_until_quiet(10.0)
 
 
 @pytest.mark.parametrize("fails_at", [-1, 0, 1])
-def test_a_worker_that_fails_is_reported_and_the_others_are_measured_to_the_end(
-    monkeypatch: pytest.MonkeyPatch, fails_at: int
-) -> None:
-    _foreign(monkeypatch, [0.0])
-    timings, failed = _timed([StandIn("a", []), StandIn("b", [], fails_at=fails_at), StandIn("c", [])])
-    assert set(timings) == {"a", "c"}
+def test_a_worker_that_fails_is_reported_and_the_others_are_measured_to_the_end(fails_at: int) -> None:
+    StandIn.fails_at["b"] = fails_at
+    measured, failed = _measured("a", "b", "c")
+    assert set(measured) == {"a", "c"}
     assert failed["b"].message == "b broke"
-    assert all(len(each.rounds) == 3 for each in timings.values())
+    assert all(len(each.rounds) == 3 for each in measured.values())
+    assert not +StandIn.alive
 
 
 @pytest.mark.parametrize("fails_at", [-1, 0])
-def test_where_every_worker_fails_the_measurement_ends(monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
-    _foreign(monkeypatch, [0.0])
-    timings, failed = _timed([StandIn("a", [], fails_at=fails_at)])
-    assert timings == {}
+def test_where_every_worker_fails_the_measurement_ends(fails_at: int) -> None:
+    StandIn.fails_at["a"] = fails_at
+    measured, failed = _measured("a")
+    assert measured == {}
     assert set(failed) == {"a"}
 
 
-def test_fast_models_get_more_calls_so_that_a_block_lasts_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    _foreign(monkeypatch, [0.0])
-    plan = Plan(rounds=1, calls=4, block_s=0.05, warm_up_calls=2, quick=True)
-    timings, _ = _timed([StandIn("fast", [], call_s=0.001), StandIn("slow", [], call_s=0.1)], plan)
-    assert len(timings["fast"].rounds[0].compute_s) == 50
-    assert len(timings["slow"].rounds[0].compute_s) == 4
+@pytest.mark.parametrize(
+    "answers",
+    [[[1.0, -2.0, 0.6]], [[1.0, -2.0, float("nan")]], [[1.0, -2.0]], []],
+    ids=["another", "no number", "other classes", "none"],
+)
+def test_a_process_that_answers_otherwise_than_the_one_that_was_judged_is_not_timed(answers: Any) -> None:
+    StandIn.answers["b"] = answers
+    measured, failed = _measured("a", "b")
+    assert set(measured) == {"a"}
+    assert "answers otherwise" in failed["b"].message
+    assert "b" not in StandIn.log
 
 
-def _timing(rounds: dict[int, float]) -> Timing:
-    made = [
-        Round(number=number, compute_s=[value], end_to_end_s=[value], foreign_cores=0.0, accepted=True)
-        for number, value in rounds.items()
-    ]
-    return Timing(load_s=0, first_call_s=0, warm_up_calls=1, rounds=made, contended=False)
+def test_rounding_between_two_processes_is_no_other_answer() -> None:
+    StandIn.answers["a"] = (_ANSWERS * 1.0002).tolist()
+    measured, failed = _measured("a")
+    assert set(measured) == {"a"}
+    assert not failed
 
 
-def test_the_speed_up_is_over_common_rounds() -> None:
-    ratio = speed_up(_timing({0: 4.0, 1: 6.0, 2: 50.0}), _timing({0: 2.0, 1: 2.0, 3: 1.0}))
-    assert ratio is not None
-    assert (ratio.median, ratio.lowest, ratio.highest) == (2.5, 2.0, 3.0)
-    assert speed_up(_timing({0: 1.0}), _timing({1: 1.0})) is None
+def test_fast_models_get_more_calls_and_slow_ones_fewer_so_that_blocks_last_alike() -> None:
+    StandIn.call_s.update(fast=0.001, slow=0.1, slowest=5.0)
+    plan = Plan(mode="quick", instances=1, rounds=1, calls=12, block_s=0.05, warm_up_calls=2, most_block_s=1.0)
+    measured, _ = _measured("fast", "slow", "slowest", plan=plan)
+    calls = {name: len(each.rounds[0].compute_s) for name, each in measured.items()}
+    assert calls == {"fast": 50, "slow": 10, "slowest": 3}

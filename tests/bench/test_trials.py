@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from bench.keeping import kept_result
 from bench.many import BenchRequest
+from bench.proving import Terms
 from bench.results import Trial, TrialResult
 from bench.sides import _made_again
 from bench.trials import (
@@ -18,7 +20,6 @@ from bench.trials import (
     deployed_sha256,
     engine_problems,
     is_stale,
-    kept_results,
     reference_of_run,
     unavailability,
 )
@@ -75,7 +76,7 @@ def _write(path: Path, text: str, kind: Kind, **details: Any) -> Sidecar:
 
 
 def _result(trial: Trial, **values: Any) -> TrialResult:
-    common = {"margin": 0.01, "margin_set": "now", "quick": True, "created": "now", "machine": {}}
+    common = {"margin": 0.01, "margin_set": "now", "mode": "quick", "created": "now", "machine": {}}
     return TrialResult(trial=trial, **({"status": "measured"} | common | values))
 
 
@@ -146,13 +147,14 @@ def test_a_file_damaged_since_it_could_not_run_is_measured_again_and_not_kept(
     result = _result(trial, status="unavailable", reason=unavailability(trial))
     path = reference.run.bench_folder / f"{trial.identifier}.json"
     write_text_atomically(path, result.model_dump_json())
-    assert kept_results(reference, [trial], 0.01, "test", True, {}) == [result]
+    terms = Terms(margin=0.01, margin_set="", splits="test", mode="quick", machine={})
+    assert kept_result(reference, trial, terms) == result
     onnx = reference.run.export_folder / "fp32.onnx"
     onnx.write_bytes(onnx.read_bytes()[:-1])
-    assert kept_results(reference, [trial], 0.01, "test", True, {}) is None
+    assert kept_result(reference, trial, terms) is None
 
 
 @pytest.mark.parametrize("margin", [float("nan"), 0.0, 1e-15, -1.0, 101.0, float("inf")])
 def test_a_margin_that_is_no_loss_is_wrong_usage(margin: float) -> None:
     with pytest.raises(UsageError, match="The margin is"):
-        BenchRequest.from_options(backends=(), batch_sizes=(), threads=1, margin=margin, quick=True, force=False)
+        BenchRequest.from_options(backends=(), batch_sizes=(), threads=(1,), margin=margin, mode="quick", force=False)

@@ -33,7 +33,7 @@ _NOT_FAILED = {"PASS", "INCONCLUSIVE", "NO VERDICT"}
 
 def _bench(folder: Path, *backends: str, batch_size: int = 2) -> BenchOutcome:
     request = BenchRequest.from_options(
-        backends=backends, batch_sizes=(batch_size,), threads=1, margin=1.0, quick=True, force=True
+        backends=backends, batch_sizes=(batch_size,), threads=(1,), margin=1.0, mode="untimed", force=True
     )
     return bench_many([RunDirectory(folder)], request, SILENT)
 

@@ -15,7 +15,20 @@ import numpy as np
 import pytest
 
 from bench.backends.interface import LoadRequest
-from bench.messages import Answer, Answered, Block, Load, Loaded, Timed, WarmedUp, WarmUp
+from bench.messages import (
+    Answer,
+    Answered,
+    Block,
+    Load,
+    Loaded,
+    Recheck,
+    Rechecked,
+    Timed,
+    Usage,
+    Used,
+    WarmedUp,
+    WarmUp,
+)
 from bench.worker_process import WorkerProcess
 from harness.core.contract import Preprocessing
 from harness.core.errors import BackendError
@@ -82,12 +95,67 @@ def test_a_worker_answers_every_row_in_order_as_the_golden_does(
 
 def test_a_worker_times_as_many_calls_as_it_is_asked_for(session_run: Any, worker: WorkerProcess) -> None:
     worker.ask(_load(session_run), Loaded)
-    warmed_up = worker.ask(WarmUp(calls=4, duration_s=0.0), WarmedUp)
+    warmed_up = worker.ask(WarmUp(calls=4, duration_s=0.0, most_s=60.0), WarmedUp)
     assert warmed_up.calls >= 4
     timed = worker.ask(Block(settle_calls=1, calls=5), Timed)
     assert len(timed.compute_s) == len(timed.end_to_end_s) == 5
     assert all(0 < compute <= whole for compute, whole in zip(timed.compute_s, timed.end_to_end_s, strict=True))
     assert timed.cpu_s > 0
+
+
+def test_a_warm_up_ends_at_its_limit_but_not_before_three_calls(session_run: Any, worker: WorkerProcess) -> None:
+    worker.ask(_load(session_run), Loaded)
+    warmed_up = worker.ask(WarmUp(calls=1_000_000, duration_s=3600.0, most_s=0.0), WarmedUp)
+    assert warmed_up.calls == 3
+    assert 0 < warmed_up.later_call_s < warmed_up.duration_s
+
+
+def test_a_worker_answers_the_first_rows_again_and_tells_its_memory(session_run: Any, worker: WorkerProcess) -> None:
+    worker.ask(_load(session_run, batch_size=2), Loaded)
+    rechecked = worker.ask(Recheck(count=5), Rechecked)
+    with np.load(session_run.folder / "golden.npz") as golden:
+        np.testing.assert_allclose(rechecked.outputs, golden["logits_bc"][_ROWS[:5]], atol=1e-4, rtol=1e-4)
+    used = worker.ask(Usage(), Used)
+    status = Path(f"/proc/{worker._process.pid}/status").read_text()
+    (peak_kib,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    assert used.peak_memory_bytes == pytest.approx(1024 * peak_kib, rel=0.05)
+    assert used.device_memory_bytes is None
+
+
+_QUEUED = """
+import threading, time
+from bench.backends import onnx_runtime
+class Queued(onnx_runtime.OnnxRuntime):
+    done = 0
+    def submit(self, images):
+        self.thread = threading.Thread(target=self.work, args=(images, getattr(self, "thread", None)))
+        self.thread.start()
+    def work(self, images, before):
+        if before: before.join()
+        time.sleep(0.02)
+        self.bind(images); self.step(); self.sync()
+    def wait(self):
+        self.thread.join()
+load = Queued
+"""
+
+
+def test_a_runtime_with_a_queue_is_timed_from_the_first_submission_until_all_is_done(
+    session_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queued_backend.py").write_text(_QUEUED)
+    starter = tmp_path / "start.py"
+    starter.write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport bench.worker as w\n"
+        "w.BACKENDS = {'queued': 'queued_backend'}\nw.main()\n"
+    )
+    with _started_with(starter, tmp_path, monkeypatch) as worker:
+        worker.ask(_load(session_run, backend="queued"), Loaded)
+        worker.ask(WarmUp(calls=1, duration_s=0.0, most_s=1.0), WarmedUp)
+        timed = worker.ask(Block(settle_calls=1, calls=5), Timed)
+    assert timed.compute_s == timed.end_to_end_s == []
+    assert timed.queue_s is not None
+    assert timed.queue_s >= 0.02  # A block that ended before the work did would be shorter than the sleeps.
 
 
 def test_an_artifact_that_the_runtime_refuses_is_an_error_and_the_worker_lives(
@@ -133,7 +201,7 @@ def test_a_worker_killed_while_it_works_is_an_error_that_names_the_signal(
     killer = threading.Timer(0.5, os.kill, (process_id, signal.SIGKILL))
     killer.start()
     with pytest.raises(BackendError, match="SIGKILL"):
-        worker.ask(WarmUp(calls=1, duration_s=60.0), WarmedUp)
+        worker.ask(WarmUp(calls=1, duration_s=60.0, most_s=60.0), WarmedUp)
     killer.join()
 
 
@@ -142,7 +210,7 @@ def test_a_worker_killed_between_two_requests_is_an_error(session_run: Any, work
     os.kill(worker._process.pid, signal.SIGKILL)
     worker._process.wait()
     with pytest.raises(BackendError, match="SIGKILL"):
-        worker.ask(WarmUp(calls=1, duration_s=0.0), WarmedUp)
+        worker.ask(WarmUp(calls=1, duration_s=0.0, most_s=60.0), WarmedUp)
 
 
 def test_a_worker_that_hangs_is_killed_at_its_limit(session_run: Any, impatient: WorkerProcess) -> None:
@@ -151,7 +219,7 @@ def test_a_worker_that_hangs_is_killed_at_its_limit(session_run: Any, impatient:
     impatient._limit_s = 0.5
     os.kill(impatient._process.pid, signal.SIGSTOP)
     with pytest.raises(BackendError, match="no answer within"):
-        impatient.ask(WarmUp(calls=1, duration_s=0.0), WarmedUp)
+        impatient.ask(WarmUp(calls=1, duration_s=0.0, most_s=60.0), WarmedUp)
     assert impatient._process.wait(timeout=10) == -signal.SIGKILL
 
 
@@ -213,4 +281,4 @@ def test_a_worker_ignores_ctrl_c_which_is_the_coordinators_to_decide(session_run
     worker.ask(_load(session_run), Loaded)
     os.kill(worker._process.pid, signal.SIGINT)
     time.sleep(0.1)
-    assert worker.ask(WarmUp(calls=1, duration_s=0.0), WarmedUp).calls >= 1
+    assert worker.ask(WarmUp(calls=1, duration_s=0.0, most_s=60.0), WarmedUp).calls >= 1

@@ -86,6 +86,8 @@ _OPTIONS: dict[str, set[str]] = {
         "--splits",
         "--require-pass",
         "--quick",
+        "--strict",
+        "--untimed",
         "--force",
         "--json",
     },

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bench.gate import Word
 from bench.many import BenchRequest, bench_many
-from bench.timing import Plan
 from harness.core.progress import SILENT
 from tests.mutants.bed import Bed
 from tests.mutants.caller import Harm
@@ -15,8 +14,6 @@ from tests.mutants.mutant import Mutant
 
 MARGIN = 0.01
 BATCH_SIZE = 8
-# One call of what did not fail: the speed of mutants is of no interest.
-_UNTIMED = Plan(rounds=1, calls=1, block_s=0.0, warm_up_calls=1, quick=True, settle_calls=0, warm_up_s=0.0)
 _REFUSED = "REFUSED"
 
 
@@ -37,9 +34,9 @@ class Judgement:
 def judgement_of(bed: Bed, backend: str) -> Judgement:
     """Run bench on a bed: its worker process, its loaded model, its gate."""
     request = BenchRequest.from_options(
-        backends=(backend,), batch_sizes=(BATCH_SIZE,), threads=1, margin=100 * MARGIN, quick=True, force=True
+        backends=(backend,), batch_sizes=(BATCH_SIZE,), threads=(1,), margin=100 * MARGIN, mode="untimed", force=True
     )
-    outcome = bench_many([bed.run], replace(request, plan=_UNTIMED), SILENT)
+    outcome = bench_many([bed.run], request, SILENT)
     # PyTorch eager has the checkpoint for its artifact; every other backend finds the bed's one file.
     results = [each for each in outcome.results if each.trial.backend == backend]
     for result in results:

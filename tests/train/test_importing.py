@@ -136,7 +136,7 @@ def test_export_bench_and_report_work_on_an_imported_run(copied: ImportRequest) 
     benched = bench_many(
         [run],
         BenchRequest.from_options(
-            backends=("onnxruntime",), batch_sizes=(1,), threads=1, margin=1.0, quick=True, force=False
+            backends=("onnxruntime",), batch_sizes=(1,), threads=(1,), margin=1.0, mode="untimed", force=False
         ),
         SILENT,
     )

@@ -1,0 +1,180 @@
+"""Sessions: which trials are timed together, what an interrupted one left, and the record after every set of processes.
+
+Up to eight trials take turns in one session, eager PyTorch among them in every one, so that all have a ratio to it
+from common rounds. One of them, the one with the shortest answers, takes part twice: what the two processes differ by
+is the noise of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from bench.gate import Word
+from bench.proving import failed_result, load_message, worker_log
+from bench.results import TrialResult, answers_from_file, answers_path
+from bench.timing import Participant, Plan, measured_set
+from bench.timings import Instance, Timing
+from bench.trials import Reference
+from harness.core.errors import BackendError
+from harness.core.progress import Progress
+
+# All processes of a session are alive together; more of them only lengthen the time between two turns.
+_MOST_TOGETHER = 8
+# So many rows tell whether a process holds the model that was judged.
+_CHECKED_ROWS = 16
+_TIMED_BATCHES = 4
+_TWIN = " (twin)"
+_RANKS = {"untimed": 0, "quick": 1, "full": 2, "strict": 3}
+
+
+@dataclass(kw_only=True)
+class _Session:
+    """Trials that take turns; `baseline` is eager PyTorch's record, which may belong to another session."""
+
+    name: str
+    results: dict[str, TrialResult]
+    baseline: TrialResult | None
+    twin: str
+    done: int = 0
+
+
+def is_eager(result: TrialResult) -> bool:
+    """Tell whether a record is of the checkpoint in eager PyTorch on the CPU, which others are compared with."""
+    return result.trial.backend == "pytorch"
+
+
+def timed(
+    reference: Reference,
+    results: Sequence[TrialResult],
+    plan: Plan,
+    keep: Callable[[TrialResult], None],
+    progress: Progress,
+    *,
+    again: bool,
+) -> list[TrialResult]:
+    """Time the trials of one batch size and number of threads that did not fail; return all records.
+
+    `keep` is given a record whenever something was added to it: after every set of processes, so that an interruption
+    loses one set at most. A plan without processes leaves all as it is. `again` measures what was measured before.
+    """
+    if not plan.instances:
+        return list(results)
+    finished = {result.trial.identifier: result for result in results}
+    able = [each for each in results if each.verdict is not None and each.verdict.word is not Word.FAIL]
+    eager = next((each for each in able if is_eager(each)), None)
+    others = [each for each in able if each is not eager]
+    size = _MOST_TOGETHER - 1
+    parts = [others[start : start + size] for start in range(0, len(others), size)] or [[]]
+    for index, part in enumerate(parts):
+        members = [eager, *part] if index == 0 and eager is not None else part
+        if members:
+            session = _begun(members, eager, plan, again=again)
+            _run(reference, session, plan, keep, progress)
+            finished |= session.results
+            if index == 0 and eager is not None and finished[eager.trial.identifier].status == "failed":
+                eager = None
+    return [finished[result.trial.identifier] for result in results]
+
+
+def _begun(members: list[TrialResult], eager: TrialResult | None, plan: Plan, *, again: bool) -> _Session:
+    """Return the session to go on with: one that is done, one that was interrupted, or a new one."""
+    results = {each.trial.identifier: each for each in members}
+    earlier = None if again else _earlier(members, plan)
+    if earlier is not None:
+        twin = next(each.trial.identifier for each in members if each.twin is not None)
+        done = plan.instances if earlier.complete else len(earlier.instances)
+        return _Session(name=earlier.session, results=results, baseline=eager, twin=twin, done=done)
+    fresh = {name: each.model_copy(update={"timing": None, "twin": None}) for name, each in results.items()}
+    quickest = min(members, key=lambda each: each.answering_s or 0.0)
+    name = f"{datetime.now(UTC).isoformat(timespec='microseconds')} {quickest.trial.identifier}"
+    return _Session(name=name, results=fresh, baseline=eager, twin=quickest.trial.identifier)
+
+
+def _earlier(members: list[TrialResult], plan: Plan) -> Timing | None:
+    """Return a timing of these very trials together that may stand, or be gone on with; None where there is none."""
+    timings = [each.timing for each in members if each.timing is not None]
+    twins = [each.twin for each in members if each.twin is not None]
+    if len(timings) < len(members) or len(twins) != 1:
+        return None
+    first, sessions = timings[0], {(each.session, len(each.instances)) for each in (*timings, *twins)}
+    as_planned = (first.mode, first.planned_instances) == (plan.mode, plan.instances)
+    better = first.complete and _RANKS[first.mode] > _RANKS[plan.mode]
+    return first if len(sessions) == 1 and (as_planned or better) else None
+
+
+def _run(
+    reference: Reference, session: _Session, plan: Plan, keep: Callable[[TrialResult], None], progress: Progress
+) -> None:
+    """Measure the sets of processes that are missing, and note each in the records."""
+    if session.done >= plan.instances:
+        progress.say(f"{reference.run.name}: timed before, unchanged (--force measures again)")
+        return
+    trial = next(iter(session.results.values())).trial
+    description = f"{reference.run.name} timing, batch {trial.batch_size}, {trial.threads} threads"
+    with progress.task(description, total=plan.instances * plan.rounds) as task:
+        if session.done:
+            progress.say(f"{description}: going on after {session.done} of {plan.instances} sets of processes")
+            task.advance(session.done * plan.rounds)
+        for number in range(session.done, plan.instances):
+            participants = _participants(reference, session)
+            if not participants:
+                return
+            baseline = session.baseline.trial.identifier if session.baseline is not None else None
+            measured, failed = measured_set(participants, baseline, plan, number, task)
+            for changed in _noted(session, plan, measured, failed):
+                keep(changed)
+
+
+def _participants(reference: Reference, session: _Session) -> list[Participant]:
+    """Return the models that are still in, the baseline first, and the twin of one."""
+    taking_part = {name: each for name, each in session.results.items() if each.status == "measured"}
+    if taking_part and session.baseline is not None:
+        taking_part = {session.baseline.trial.identifier: session.baseline} | taking_part
+    participants = [_participant(reference, name, each) for name, each in taking_part.items()]
+    if session.twin in taking_part:
+        twin = _participant(reference, session.twin, taking_part[session.twin])
+        participants.append(replace(twin, name=session.twin + _TWIN, log=twin.log.with_suffix(".twin.log")))
+    return participants
+
+
+def _participant(reference: Reference, name: str, result: TrialResult) -> Participant:
+    answers = answers_from_file(answers_path(reference.run, result.trial))
+    rows = answers["rows"][: max(_CHECKED_ROWS, _TIMED_BATCHES * result.trial.batch_size)]
+    return Participant(
+        name=name,
+        load=load_message(reference, result.trial, rows),
+        log=worker_log(reference, result.trial),
+        outputs_bc=answers["outputs_bc"][: min(_CHECKED_ROWS, len(rows))],
+    )
+
+
+def _noted(
+    session: _Session, plan: Plan, measured: dict[str, Instance], failed: dict[str, BackendError]
+) -> list[TrialResult]:
+    """Add a set of processes to the session's records, and return those that changed."""
+    changed = []
+    for name, result in session.results.items():
+        error = failed.get(name) or (failed.get(name + _TWIN) if name == session.twin else None)
+        if error is not None:
+            session.results[name] = failed_result(result, error)
+        elif name in measured:
+            added = {"mode": plan.mode, "timing": _longer(result.timing, session, plan, measured[name])}
+            if name == session.twin:
+                added["twin"] = _longer(result.twin, session, plan, measured[name + _TWIN])
+            session.results[name] = result.model_copy(update=added)
+        else:
+            continue
+        changed.append(session.results[name])
+    return changed
+
+
+def _longer(timing: Timing | None, session: _Session, plan: Plan, instance: Instance) -> Timing:
+    return Timing(
+        session=session.name,
+        mode=plan.mode,
+        planned_instances=plan.instances,
+        planned_rounds=plan.rounds,
+        instances=[*(timing.instances if timing is not None else []), instance],
+    )

@@ -1,0 +1,191 @@
+"""Times as cells of text: the columns of speed, the table of timings, and what a model differs from itself by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.gate import Word
+from bench.results import TrialResult
+from bench.statistics import sample_for_percentile
+from bench.time_statistics import Interval, Ratio, word_for_ratio
+from bench.timings import (
+    Timing,
+    TimingSummary,
+    duration_ratio,
+    speed_up,
+    timing_summary,
+    typical_call_s,
+)
+
+TIMING_COLUMNS = [
+    "trial",
+    "compute ms",
+    "end to end ms",
+    "device ms",
+    "p90 ms",
+    "p99 ms",
+    "largest ms",
+    "calls",
+    "x eager, sign interval",
+    "beside the fastest PASS",
+    "rejected rounds",
+    "others' cores",
+    "drift",
+    "first call ms",
+    "load s",
+    "memory MB",
+]
+
+
+def summary_of(result: TrialResult) -> TimingSummary | None:
+    """Return the timing figures of a result, None where it was not timed."""
+    return timing_summary(result.timing, result.trial.batch_size) if result.timing else None
+
+
+def speed_up_of(result: TrialResult) -> Ratio | None:
+    """Return the speed-up over eager PyTorch on the CPU, None where that took no turns with it."""
+    return speed_up(result.timing) if result.timing else None
+
+
+def noise_of_session(results: Sequence[TrialResult], session: str) -> Ratio | None:
+    """Return what a model of a session measured against itself: the second set of its processes over the first."""
+    for result in results:
+        if result.timing is not None and result.twin is not None and result.timing.session == session:
+            return duration_ratio(result.twin, result.timing)
+    return None
+
+
+def time_cells(result: TrialResult, summary: TimingSummary | None) -> list[str]:
+    """Return median, p90, p99, images per second and speed-up, for the table of all trials."""
+    if summary is None or result.timing is None:
+        why = result.reason or ("not timed" if result.verdict else "")
+        return [" ".join(why.split())[:40], "", "", "", ""]
+    mark = " contended" if summary.contended else ""
+    ratio = speed_up_of(result)
+    sped = f"{interval_text(ratio.estimate, ratio.low, ratio.high, '.2f')}{mark}" if ratio else ""
+    if summary.queued:
+        return [f"in a queue{mark}", "", "", f"{summary.images_per_s:.1f}", sped]
+    assert summary.latency is not None, "whatever is not queued has latencies"
+    return [
+        f"{milliseconds(summary.latency)}{mark}",
+        percentile_text(summary.p90, 0.90, summary.calls, ends=False),
+        percentile_text(summary.p99, 0.99, summary.calls, ends=False),
+        f"{summary.images_per_s:.1f}",
+        sped,
+    ]
+
+
+def interval_text(value: float, low: float | None, high: float | None, form: str) -> str:
+    """Return a value with its interval, without one where there is none."""
+    if low is None or high is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def milliseconds(interval: Interval) -> str:
+    """Return an interval of seconds in ms."""
+    low, high = (None if end is None else 1e3 * end for end in (interval.low, interval.high))
+    return interval_text(1e3 * interval.value, low, high, ".2f")
+
+
+def percentile_text(value: Interval | None, fraction: float, calls: int, *, ends: bool = True) -> str:
+    """Return a percentile in ms, or how many calls it would take to state it."""
+    if value is None:
+        return f"n/a (n={calls}, need {sample_for_percentile(fraction)})"
+    return milliseconds(value) if ends else f"{1e3 * value.value:.2f}"
+
+
+def timing_rows(results: Sequence[TrialResult]) -> list[list[str]]:
+    """Return one row of TIMING_COLUMNS per timed result of a run."""
+    rows = []
+    for result in results:
+        summary = summary_of(result)
+        if summary is not None and result.timing is not None:
+            rows.append([result.trial.identifier, *_timing_cells(results, result, summary)])
+    return rows
+
+
+def _timing_cells(results: Sequence[TrialResult], result: TrialResult, summary: TimingSummary) -> list[str]:
+    queue = ["in a queue"] * 2 if summary.queued else []
+    boundaries = queue or [milliseconds(each) if each else "" for each in (summary.compute, summary.latency)]
+    tails = [
+        "" if summary.queued else percentile_text(value, fraction, summary.calls)
+        for value, fraction in ((summary.p90, 0.90), (summary.p99, 0.99))
+    ]
+    ratio = speed_up_of(result)
+    sign = "" if ratio is None or ratio.sign_low is None else f"[{ratio.sign_low:.2f}, {ratio.sign_high:.2f}]"
+    foreign, largest = summary.largest_foreign_cores, summary.largest_s
+    memory = [each for each in (summary.peak_memory_bytes, summary.device_memory_bytes) if each is not None]
+    return [
+        *boundaries,
+        "" if summary.device_median_s is None else f"{1e3 * summary.device_median_s:.2f}",
+        *tails,
+        "" if largest is None else f"{1e3 * largest:.2f}",
+        f"{summary.calls} in {summary.processes} processes",
+        sign,
+        _beside_fastest(results, result),
+        f"{summary.rejected_rounds}{' contended' if summary.contended else ''}",
+        "n/a" if foreign is None else f"{foreign:.2f}",
+        "" if summary.drift is None else f"{100 * (summary.drift - 1):+.1f} %",
+        f"{1e3 * summary.first_call_s:.1f}",
+        f"{summary.load_s:.2f}",
+        " + device ".join(f"{each / 1e6:.0f}" for each in memory),
+    ]
+
+
+def _beside_fastest(results: Sequence[TrialResult], result: TrialResult) -> str:
+    """Return what may be said of a trial against the fastest PASS of its session."""
+    fastest = fastest_pass(results, result)
+    if fastest is None or fastest.timing is None or result.timing is None:
+        return ""
+    if fastest is result:
+        return "the fastest"
+    ratio = duration_ratio(result.timing, fastest.timing)
+    if ratio is None:
+        return ""
+    return f"{ratio_word(results, result, ratio)} {interval_text(ratio.estimate, ratio.low, ratio.high, '.3f')}"
+
+
+def ratio_word(results: Sequence[TrialResult], result: TrialResult, ratio: Ratio) -> str:
+    """Return the word for a ratio of a session; none for one in which others used the machine."""
+    assert result.timing is not None, "a ratio is of a timed trial"
+    if any(each.timing.contended for each in _session(results, result.timing) if each.timing is not None):
+        return "contended"
+    return word_for_ratio(ratio, noise_of_session(results, result.timing.session))
+
+
+def fastest_pass(results: Sequence[TrialResult], like: TrialResult) -> TrialResult | None:
+    """Return the PASS with the shortest calls among those that took turns with a trial."""
+    if like.timing is None:
+        return None
+    passed = [
+        (typical_call_s(each.timing), each)
+        for each in _session(results, like.timing)
+        if each.timing is not None and each.verdict is not None and each.verdict.word is Word.PASS
+    ]
+    return min(passed, key=lambda pair: pair[0])[1] if passed else None
+
+
+def _session(results: Sequence[TrialResult], timing: Timing) -> list[TrialResult]:
+    return [each for each in results if each.timing is not None and each.timing.session == timing.session]
+
+
+def noise_lines(results: Sequence[TrialResult]) -> list[str]:
+    """Return one line per session: the model that was measured against itself, and what that says."""
+    lines = []
+    for result in results:
+        if result.timing is None or result.twin is None:
+            continue
+        noise = duration_ratio(result.twin, result.timing)
+        if noise is None:
+            continue
+        trial = result.trial
+        kind = {"quick": ", --quick: no interval from one process", "strict": ", --strict"}.get(result.timing.mode, "")
+        sign = "" if noise.sign_low is None else f", sign interval [{noise.sign_low:.3f}, {noise.sign_high:.3f}]"
+        lines.append(
+            f"A/A, batch {trial.batch_size}, {trial.threads} threads ({len(noise.pairs)} pairs of processes{kind}): "
+            f"{trial.identifier} against itself {interval_text(noise.estimate, noise.low, noise.high, '.3f')}{sign}"
+            f"{', contended' if result.timing.contended else ''}. That is the noise: a difference below "
+            f"{100 * max(0.01, abs(noise.estimate - 1)):.1f} % is none."
+        )
+    return lines

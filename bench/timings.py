@@ -1,0 +1,231 @@
+"""The record of a trial's times: every call in the order taken, by round and by process.
+
+Timing     one trial in one session: several processes, each started anew
+Instance   one process: loaded, answering as the proved one did, warmed up, then measured in rounds
+Round      its block of calls in one round, in which every trial of the session had its turn
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from bench.time_statistics import Interval, Ratio, latency_over_processes, percentile, ratio_from_logs
+
+Float64s = npt.NDArray[np.float64]
+Mode = Literal["untimed", "quick", "full", "strict"]
+
+# Beyond this share of rejected rounds nobody was alone on the machine often enough.
+_MOST_REJECTED = 0.30
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Round(_Record):
+    """One trial's block of one round, seconds per call in the order taken.
+
+    `queue_s` is the time per call of a block that was submitted to the runtime's own queue, where it has one: then no
+    single call has a latency, and the lists are empty. `device_s` is what the device's own timers say of each call.
+    `baseline_s` is the median call of eager PyTorch's block in the same round.
+    """
+
+    number: int
+    compute_s: list[float]
+    end_to_end_s: list[float]
+    device_s: list[float] = []
+    queue_s: float | None = None
+    foreign_cores: float | None
+    accepted: bool
+    baseline_s: float | None = None
+
+    @property
+    def call_s(self) -> float:
+        """The block's time per call: by the queue where there is one, else the median end to end."""
+        return self.queue_s if self.queue_s is not None else float(np.median(self.end_to_end_s))
+
+
+class Instance(_Record):
+    """One process of a trial. `position` is its place in the order of launching, `peak_memory_bytes` of the process.
+
+    `quiet_before` tells whether the machine was quiet when the set of processes began; None where nobody waited.
+    """
+
+    number: int
+    position: int
+    load_s: float
+    first_call_s: float
+    warm_up_calls: int
+    warm_up_s: float
+    quiet_before: bool | None = None
+    peak_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    rounds: list[Round]
+
+    def used_rounds(self) -> list[Round]:
+        """Return the accepted rounds; all of them where none was, which makes the timing contended."""
+        return [each for each in self.rounds if each.accepted] or self.rounds
+
+
+class Timing(_Record):
+    """All processes of a trial in one session. `planned` processes and rounds are what makes it complete."""
+
+    session: str
+    mode: Mode
+    planned_instances: int
+    planned_rounds: int
+    instances: list[Instance]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.instances) >= self.planned_instances
+
+    @property
+    def rejected_rounds(self) -> int:
+        return sum(not each.accepted for one in self.instances for each in one.rounds)
+
+    @property
+    def contended(self) -> bool:
+        """Whether others used the machine too much for anything to be said of small differences."""
+        measured = sum(len(one.rounds) for one in self.instances)
+        short = any(sum(each.accepted for each in one.rounds) < self.planned_rounds for one in self.instances)
+        noisy_start = any(one.quiet_before is False for one in self.instances)
+        return short or noisy_start or self.rejected_rounds > _MOST_REJECTED * measured
+
+    @property
+    def queued(self) -> bool:
+        return any(each.queue_s is not None for each in self.used_rounds())
+
+    def used_rounds(self) -> list[Round]:
+        return [each for one in self.instances for each in one.used_rounds()]
+
+    def end_to_end_s(self) -> Float64s:
+        return _joined([each.end_to_end_s for each in self.used_rounds()])
+
+    def compute_s(self) -> Float64s:
+        return _joined([each.compute_s for each in self.used_rounds()])
+
+    def device_s(self) -> Float64s:
+        return _joined([each.device_s for each in self.used_rounds()])
+
+
+def _joined(blocks: list[list[float]]) -> Float64s:
+    return np.concatenate([np.array(block, dtype=np.float64) for block in blocks]) if blocks else np.zeros(0)
+
+
+class TimingSummary(_Record):
+    """Figures for people, seconds and images per second.
+
+    `latency` is the geometric mean of the processes' medians end to end, `compute` of the boundary without copies.
+    A percentile is None where the sample cannot support it. `drift` is the median call of the last third of the rounds
+    divided by that of the first: beyond some per cent the absolute level is of this hour only.
+    """
+
+    calls: int
+    processes: int
+    rejected_rounds: int
+    contended: bool
+    latency: Interval | None
+    compute: Interval | None
+    device_median_s: float | None
+    p90: Interval | None
+    p99: Interval | None
+    largest_s: float | None
+    images_per_s: float
+    queued: bool
+    drift: float | None
+    largest_foreign_cores: float | None
+    load_s: float
+    first_call_s: float
+    peak_memory_bytes: int | None
+    device_memory_bytes: int | None
+
+
+def timing_summary(timing: Timing, batch_size: int) -> TimingSummary:
+    """Return the figures of a closed loop, service time only; of the queue where the runtime has one."""
+    end_to_end_s, device_s, used = timing.end_to_end_s(), timing.device_s(), timing.used_rounds()
+    foreign = [each.foreign_cores for each in used if each.foreign_cores is not None]
+    calls = len(end_to_end_s)
+    mean_s = float(np.mean([each.queue_s for each in used if each.queue_s is not None])) if timing.queued else 0.0
+    return TimingSummary(
+        calls=calls,
+        processes=len(timing.instances),
+        rejected_rounds=timing.rejected_rounds,
+        contended=timing.contended,
+        latency=None if timing.queued else _over_processes(timing, "end_to_end_s"),
+        compute=None if timing.queued else _over_processes(timing, "compute_s"),
+        device_median_s=float(np.median(device_s)) if len(device_s) else None,
+        p90=percentile(end_to_end_s, 0.90) if calls else None,
+        p99=percentile(end_to_end_s, 0.99) if calls else None,
+        largest_s=float(end_to_end_s.max()) if calls else None,
+        images_per_s=batch_size / mean_s if timing.queued else float(batch_size * calls / end_to_end_s.sum()),
+        queued=timing.queued,
+        drift=_drift(timing),
+        largest_foreign_cores=max(foreign, default=None),
+        load_s=float(np.median([one.load_s for one in timing.instances])),
+        first_call_s=float(np.median([one.first_call_s for one in timing.instances])),
+        peak_memory_bytes=_largest([one.peak_memory_bytes for one in timing.instances]),
+        device_memory_bytes=_largest([one.device_memory_bytes for one in timing.instances]),
+    )
+
+
+def process_medians_s(timing: Timing, boundary: Literal["compute_s", "end_to_end_s"] = "end_to_end_s") -> list[float]:
+    """Return the median of every process over its used calls; of its blocks where they went through a queue."""
+    if timing.queued:
+        return [float(np.median([each.call_s for each in one.used_rounds()])) for one in timing.instances]
+    return [
+        float(np.median(_joined([getattr(each, boundary) for each in one.used_rounds()]))) for one in timing.instances
+    ]
+
+
+def typical_call_s(timing: Timing) -> float:
+    """Return the geometric mean of the processes' medians, of the queue's where there is one."""
+    return latency_over_processes(process_medians_s(timing)).value
+
+
+def _over_processes(timing: Timing, boundary: Literal["compute_s", "end_to_end_s"]) -> Interval:
+    return latency_over_processes(process_medians_s(timing, boundary))
+
+
+def _drift(timing: Timing) -> float | None:
+    blocks_s = [each.call_s for each in timing.used_rounds()]
+    third = len(blocks_s) // 3
+    return float(np.median(blocks_s[-third:]) / np.median(blocks_s[:third])) if third else None
+
+
+def _largest(values: list[int | None]) -> int | None:
+    return max((each for each in values if each is not None), default=None)
+
+
+def speed_up(timing: Timing) -> Ratio | None:
+    """Return how many times faster than eager PyTorch a trial is; None where eager was not in its session."""
+    logs = []
+    for one in timing.instances:
+        each = [
+            math.log(block.baseline_s / block.call_s) for block in one.used_rounds() if block.baseline_s is not None
+        ]
+        if each:
+            logs.append(float(np.median(each)))
+    return ratio_from_logs(logs) if logs else None
+
+
+def duration_ratio(first: Timing, second: Timing) -> Ratio | None:
+    """Return the duration of one trial divided by another's; None unless they took turns in one session.
+
+    d_p = median over the rounds of process pair p of ln(first / second); the pairs then are the sample.
+    """
+    if first.session != second.session:
+        return None
+    others = {one.number: {each.number: each.call_s for each in one.used_rounds()} for one in second.instances}
+    logs = []
+    for one in first.instances:
+        theirs = others.get(one.number, {})
+        each = [math.log(block.call_s / theirs[block.number]) for block in one.used_rounds() if block.number in theirs]
+        if each:
+            logs.append(float(np.median(each)))
+    return ratio_from_logs(logs) if logs else None
