@@ -1,4 +1,4 @@
-"""`harness compare OLD NEW`: which verdicts changed between two runs, and whether the answers did.
+"""`harness compare OLD NEW`: which verdicts changed between two runs, whether the answers did, and the times.
 
 Trials meet by file, backend, batch size and threads; runs by name, where a side is a folder of them. What the two
 sides do not have in common, a margin, a split or a runtime's version, is told beside: it may be the whole reason.
@@ -11,7 +11,10 @@ from pathlib import Path
 from bench.comparison import Comparison, RunComparison, TrialComparison
 from bench.paired import Paired, paired
 from bench.results import TrialResult
-from bench.sides import JudgedTrial, RunSide, Side, side_from_path
+from bench.sides import RunSide, Side, side_from_path
+from bench.time_comparison import compared_times
+from bench.time_statistics import Ratio
+from bench.time_tables import noise_of_session
 from harness.core.errors import UsageError
 
 _MOST_NAMED = 3
@@ -65,7 +68,11 @@ def _only(side: RunSide, identifier: str, *, called: str) -> RunSide:
 
 def _compared_run(name: str, old: RunSide, new: RunSide) -> RunComparison:
     identifiers = dict.fromkeys([*old.trials, *new.trials])
-    trials = [_compared_trial(each, old.trials.get(each), new.trials.get(each)) for each in identifiers]
+    same_images = old.record is not None and new.record is not None
+    if old.record is not None and new.record is not None:
+        was, now = old.record.contract, new.record.contract
+        same_images = (was.case, was.preprocessing.crop_px) == (now.case, now.preprocessing.crop_px)
+    trials = [_compared_trial(each, old, new, same_images=same_images) for each in identifiers]
     checkpoints, why = _compared_checkpoints(old, new)
     sided = [f"{word}: {note}" for word, side in (("OLD", old), ("NEW", new)) for note in side.notes]
     own = [
@@ -84,11 +91,22 @@ def _compared_run(name: str, old: RunSide, new: RunSide) -> RunComparison:
     )
 
 
-def _compared_trial(identifier: str, old: JudgedTrial | None, new: JudgedTrial | None) -> TrialComparison:
+def _compared_trial(identifier: str, old_side: RunSide, new_side: RunSide, *, same_images: bool) -> TrialComparison:
+    old, new = old_side.trials.get(identifier), new_side.trials.get(identifier)
     was = old.answers if old else None
     now = new.answers if new and new.standing == "current" else None
     pair = paired(was, now, new.result.margin) if new and was and now else None
-    return TrialComparison(trial=identifier, old=old, new=new, paired=pair)
+    times = None
+    if old is not None and new is not None and new.standing == "current":
+        noise = [each for each in (_noise(old_side, old.result), _noise(new_side, new.result)) if each is not None]
+        times = compared_times(old.result, new.result, noise=noise, same_images=same_images)
+    return TrialComparison(trial=identifier, old=old, new=new, paired=pair, time=times)
+
+
+def _noise(side: RunSide, result: TrialResult) -> Ratio | None:
+    if result.timing is None:
+        return None
+    return noise_of_session([each.result for each in side.trials.values()], result.timing.session)
 
 
 def _compared_checkpoints(old: RunSide, new: RunSide) -> tuple[Paired | None, list[str]]:

@@ -8,6 +8,8 @@ from bench.paired import AccuracyChange, Paired
 from bench.parity import Parity
 from bench.sides import JudgedTrial
 from bench.tables import markdown_table
+from bench.time_comparison import TimeComparison
+from bench.time_tables import interval_text
 
 VERDICT_COLUMNS = ["run", "trial", "verdict", "change", "agreement", "accuracy change"]
 ANSWER_COLUMNS = [
@@ -25,6 +27,8 @@ ANSWER_COLUMNS = [
     "macro-F1 loss (90 %)",
 ]
 
+TIME_COLUMNS = ["run", "trial", "OLD ms", "NEW ms", "NEW / OLD (95 %)", "NEW is", "measured"]
+
 _CHANGES = {
     "lost": "PASS lost",
     "gained": "PASS gained",
@@ -41,7 +45,9 @@ OLD -> NEW. Agreement and accuracy change are those of a candidate against its o
 second table holds OLD's and NEW's answers to the same films against each other: accuracy with its 95 % Wilson interval,
 McNemar's exact two-sided p, the loss (OLD - NEW) with Tango's 90 % interval, and the p of "the loss is at least the
 margin of NEW". A large McNemar p is no evidence that the two are equal; the interval says what loss is still possible.
-No p is corrected for the number of rows."""
+No p is corrected for the number of rows.
+NEW / OLD is a duration, with Welch's 95 % interval over the processes of both sides. Where eager PyTorch was measured
+in turn on both sides it is the yardstick; by their times alone, the machine's drift between the two is in the ratio."""
 
 
 def verdict_rows(comparison: Comparison) -> list[list[str]]:
@@ -121,6 +127,24 @@ def _non_inferiority(change: AccuracyChange) -> str:
     return f"p = {change.non_inferiority_p:.3g} at {100 * change.margin:g} pp"
 
 
+def time_rows(comparison: Comparison) -> list[list[str]]:
+    """Return one row of TIME_COLUMNS per trial that was timed on both sides."""
+    return [
+        [run.name, trial.trial, *_time_cells(trial.time)]
+        for run in comparison.runs
+        for trial in run.trials
+        if trial.time is not None
+    ]
+
+
+def _time_cells(times: TimeComparison) -> list[str]:
+    milliseconds = [f"{1e3 * each:.2f}" for each in (times.old_s, times.new_s)]
+    ratio = times.ratio
+    if ratio is None:
+        return [*milliseconds, "", "not compared", times.refused]
+    return [*milliseconds, interval_text(ratio.estimate, ratio.low, ratio.high, ".3f"), times.word, times.basis]
+
+
 def detail_lines(comparison: Comparison) -> list[str]:
     """Return what the tables leave out, one thing a line: reasons, differences, notes, and the films that changed."""
     lines = []
@@ -165,25 +189,53 @@ def _film_texts(run: RunComparison) -> list[str]:
     return [*gathered(left_out), *films[:_MOST_FILMS], *more]
 
 
-def closing_lines(comparison: Comparison, *, strict: bool) -> list[str]:
-    """Return what follows from the comparison, in sentences, and what must be said beside it."""
+def closing_lines(comparison: Comparison, *, strict: bool, max_slowdown: float | None = None) -> list[str]:
+    """Return what follows from the comparison, in sentences, and what must be said beside it.
+
+    `max_slowdown` is a fraction.
+    """
     lost = comparison.counts()["lost"]
     lines = ["A PASS was lost: do not ship NEW in place of OLD." if lost else "No PASS was lost."]
     unproved = sum(trial.pass_unproved for run in comparison.runs for trial in run.trials)
     if unproved:
         fails = "so --strict fails" if strict else "--strict makes this exit code 3"
         lines.append(f"Not measured in NEW though PASS in OLD: {unproved}. Nothing is known about these; {fails}.")
+    lines += _slowdown_lines(comparison, strict=strict, limit=max_slowdown)
     if any(run.synthetic for run in comparison.runs):
         lines.append("Made from synthetic phantoms: nothing here is about films.")
     return [*lines, "Not for clinical use."]
 
 
-def markdown(comparison: Comparison, *, strict: bool) -> str:
+def _slowdown_lines(comparison: Comparison, *, strict: bool, limit: float | None) -> list[str]:
+    """Return which trials are too slow, or may be, where a limit was set."""
+    if limit is None:
+        return []
+    shown = comparison.too_slow(limit, strict=False)
+    perhaps = [each for each in comparison.too_slow(limit, strict=True) if each not in shown]
+    lines = [f"Slower than OLD by more than {100 * limit:g} %: {_named(shown)}."] if shown else []
+    if perhaps:
+        fails = "so --strict fails" if strict else "--strict makes this exit code 3"
+        lines.append(
+            f"Perhaps slower by more than {100 * limit:g} %, and not shown: {_named(perhaps)}; {fails}. "
+            "`harness bench --strict` on both sides narrows the interval."
+        )
+    if not shown and not perhaps:
+        timed = any(trial.time is not None for run in comparison.runs for trial in run.trials)
+        nothing = f"No trial is slower than OLD by more than {100 * limit:g} %."
+        lines.append(nothing if timed else "No trial was timed on both sides: nothing is known about speed.")
+    return lines
+
+
+def _named(trials: list[TrialComparison]) -> str:
+    return ", ".join(each.trial for each in trials)
+
+
+def markdown(comparison: Comparison, *, strict: bool, max_slowdown: float | None = None) -> str:
     """Return the comparison as Markdown: the headline, the tables, then the details."""
     lines = [
         f"### Parity: {comparison.headline()}",
         "",
-        f"**{' '.join(closing_lines(comparison, strict=strict))}**",
+        f"**{' '.join(closing_lines(comparison, strict=strict, max_slowdown=max_slowdown))}**",
         "",
         f"OLD is `{comparison.old}`, NEW is `{comparison.new}`.",
         "",
@@ -193,6 +245,9 @@ def markdown(comparison: Comparison, *, strict: bool) -> str:
     answers = answer_rows(comparison)
     if answers:
         lines += ["The same films, answered by OLD and by NEW:", "", *markdown_table(ANSWER_COLUMNS, answers), ""]
+    times = time_rows(comparison)
+    if times:
+        lines += ["Time per call, end to end:", "", *markdown_table(TIME_COLUMNS, times), ""]
     details = detail_lines(comparison)
     if details:
         lines += ["#### Details", "", *(f"- {line}" for line in details), ""]

@@ -1,8 +1,7 @@
 """What a comparison of two sides holds: for each trial what became of its verdict, and the answers paired.
 
 A PASS that OLD was given stands, whatever became of its files. NEW has to show its own: a trial of NEW whose answers
-were changed has lost its PASS, and one whose artifact was made again is not measured. A comparison of time belongs
-beside `paired` in TrialComparison, which has both results, raw samples included.
+were changed has lost its PASS, and one whose artifact was made again is not measured.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from bench.gate import Word
 from bench.paired import Paired
 from bench.sides import JudgedTrial
+from bench.time_comparison import TimeComparison
 
 Change = Literal["lost", "gained", "changed", "unchanged", "missing", "added", "unmeasured"]
 
@@ -24,12 +24,16 @@ _NEW_STANDING = {"stale": "STALE", "changed": "UNTRUSTED"}
 
 @dataclass(frozen=True, kw_only=True)
 class TrialComparison:
-    """One trial on both sides; None where a side has no record of it. `paired` compares the candidates' answers."""
+    """One trial on both sides; None where a side has no record of it.
+
+    `paired` compares the candidates' answers, `time` their durations, where both were timed.
+    """
 
     trial: str
     old: JudgedTrial | None
     new: JudgedTrial | None
     paired: Paired | None
+    time: TimeComparison | None
 
     @property
     def old_word(self) -> str:
@@ -104,6 +108,13 @@ class Comparison:
         trials = [trial for run in self.runs for trial in run.trials]
         return any(trial.change == "lost" or (strict and trial.pass_unproved) for trial in trials)
 
+    def too_slow(self, limit: float | None, *, strict: bool) -> list[TrialComparison]:
+        """Return the trials of which NEW is slower than OLD by more than `limit`, a fraction; none without a limit."""
+        if limit is None:
+            return []
+        trials = [trial for run in self.runs for trial in run.trials]
+        return [trial for trial in trials if trial.time is not None and trial.time.exceeds(limit, strict=strict)]
+
     def summary(self) -> dict[str, Any]:
         """Return everything but the samples, for machines."""
         return {
@@ -133,6 +144,7 @@ def _trial_summary(trial: TrialComparison) -> dict[str, Any]:
         "old": _side_summary(trial.old_word, trial.old),
         "new": _side_summary(trial.new_word, trial.new),
         "paired": trial.paired.model_dump(mode="json") if trial.paired else None,
+        "time": trial.time.model_dump(mode="json") if trial.time else None,
     }
 
 

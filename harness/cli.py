@@ -277,48 +277,67 @@ def report(runs_folder: Path, pytest_benchmark: Path | None, as_json: bool) -> N
 
 @cli.command(
     epilog="Example: harness compare main/runs runs --markdown comparison.md\n\n"
-    "Exit codes: 0 no PASS was lost, 3 a PASS was lost; 1 and 2 as everywhere."
+    "Exit codes: 0 no PASS was lost and nothing is too slow, 3 otherwise; 1 and 2 as everywhere."
 )
 @click.argument("old", type=path_type)
 @click.argument("new", type=path_type)
 @click.option(
     "--markdown", "markdown_path", type=path_type, metavar="FILE", help="Also as Markdown for a pull request."
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 also where a PASS of OLD was not measured in NEW.")
+@click.option(
+    "--max-slowdown",
+    type=click.FloatRange(min=0),
+    metavar="PERCENT",
+    help="Exit with 3 where NEW is shown to be slower than OLD by more.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 3 also where a PASS of OLD was not measured in NEW, or a slowdown is likely but not shown.",
+)
 @json_option
-def compare(old: Path, new: Path, markdown_path: Path | None, strict: bool, as_json: bool) -> None:
-    """Tell which verdicts changed between OLD and NEW, and whether the answers to the same films did.
+def compare(
+    old: Path, new: Path, markdown_path: Path | None, max_slowdown: float | None, strict: bool, as_json: bool
+) -> None:
+    """Tell which verdicts changed between OLD and NEW, whether the answers to the same films did, and the times.
 
     OLD and NEW are each a run directory, a folder of runs (compared by name), or one trial record (.json). Verdicts
     are judged again from the stored answers where golden and evaluation set are there. Two checkpoints on one split
     are compared by McNemar's exact test. A PASS of OLD that is another word or a failure in NEW is lost: exit code 3.
-    One that NEW has not measured is told, and makes exit code 3 only with --strict.
+    One that NEW has not measured is told, and makes exit code 3 only with --strict. Times are compared where machine
+    and protocol are the same, beside eager PyTorch where that was measured in turn on both sides.
     """
     from bench.compare import compare as compare_sides
     from bench.compare_report import (
         ANSWER_COLUMNS,
+        TIME_COLUMNS,
         VERDICT_COLUMNS,
         answer_rows,
         closing_lines,
         detail_lines,
         markdown,
+        time_rows,
         verdict_rows,
     )
     from harness.console import print_table
     from harness.core.files import write_text_atomically
 
     comparison = compare_sides(old, new)
+    limit = None if max_slowdown is None else max_slowdown / 100
     if markdown_path is not None:
-        write_text_atomically(markdown_path, markdown(comparison, strict=strict))
+        write_text_atomically(markdown_path, markdown(comparison, strict=strict, max_slowdown=limit))
     if as_json:
         click.echo(json.dumps(comparison.summary()))
     else:
         print_table(f"Parity: {comparison.headline()}", VERDICT_COLUMNS, verdict_rows(comparison))
         if rows := answer_rows(comparison):
             print_table("The same films, answered by OLD and by NEW", ANSWER_COLUMNS, rows)
-        for line in [*detail_lines(comparison), *closing_lines(comparison, strict=strict)]:
+        if rows := time_rows(comparison):
+            print_table("Time per call, end to end", TIME_COLUMNS, rows)
+        for line in [*detail_lines(comparison), *closing_lines(comparison, strict=strict, max_slowdown=limit)]:
             click.echo(line)
-    _exit_on_failures((), verdict_failed=comparison.pass_lost(strict=strict))
+    failed = comparison.pass_lost(strict=strict) or bool(comparison.too_slow(limit, strict=strict))
+    _exit_on_failures((), verdict_failed=failed)
 
 
 @cli.command(epilog="Example: harness doctor --json")

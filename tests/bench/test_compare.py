@@ -38,6 +38,7 @@ from harness.core.runs import RunDirectory
 from harness.core.tensors import save_tensors
 from harness.data.evaluation_set import EvaluationSet, evaluation_set_from_folder
 from harness.data.preprocessing import images_from_pixels
+from tests.bench.timings_made_up import timing_of
 
 _TRIAL = "fp32.onnxruntime.b2.t1"
 _TEST_IMAGES = 24
@@ -591,3 +592,57 @@ def test_other_classes_or_other_films_are_not_paired() -> None:
     was = _answers("pq", [0, 1], [0, 1])
     assert paired(was, _answers("xy", [0, 1], [0, 1]), None) is None
     assert paired(was, _answers("pq", [0, 1], [0, 1], names=("a", "b", "z")), None) is None
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def _give_times(folder: Path, call_s: float) -> None:
+    """Write six processes' times into the records of a run, as a measurement would have."""
+    processes = [[call_s * math.exp(0.005 * each)] * 6 for each in (-1.0, -0.6, -0.2, 0.2, 0.6, 1.0)]
+    for path in (folder / "bench").glob("*.t1.json"):
+        record = json.loads(path.read_text())
+        record |= {"mode": "full", "timing": timing_of(processes).model_dump(mode="json")}
+        path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "code", "words"),
+    [
+        (1.10, [], 0, "slower"),
+        (1.10, ["--max-slowdown", "3"], 3, "Slower than OLD by more than 3 %: fp32.onnxruntime.b2.t1."),
+        (1.10, ["--max-slowdown", "20"], 0, "No trial is slower than OLD by more than 20 %."),
+        (1.005, ["--max-slowdown", "0.1"], 0, "Perhaps slower by more than 0.1 %, and not shown"),
+        (1.005, ["--max-slowdown", "0.1", "--strict"], 3, "so --strict fails"),
+        (0.50, ["--max-slowdown", "0"], 0, "faster"),
+    ],
+)
+def test_a_slowdown_beyond_the_limit_is_exit_code_3(
+    old: Path, new: Path, tmp_path: Path, factor: float, options: list[str], code: int, words: str
+) -> None:
+    before = tmp_path / "before" / old.name
+    shutil.copytree(old.parent, before.parent)
+    _give_times(before, 0.010)
+    _give_times(new, 0.010 * factor)
+    markdown_path = tmp_path / "comparison.md"
+    shown = CliRunner().invoke(cli, ["compare", str(before), str(new), "--markdown", str(markdown_path), *options])
+    assert shown.exit_code == code, shown.output
+    assert words in shown.output
+    assert f"| {_TRIAL} | 10.00 | {10 * factor:.2f} |" in markdown_path.read_text()
+
+
+def test_without_times_a_limit_says_that_nothing_is_known(old: Path, new: Path) -> None:
+    shown = CliRunner().invoke(cli, ["compare", str(old), str(new), "--max-slowdown", "3"])
+    assert shown.exit_code == 0
+    assert "nothing is known about speed" in shown.output
+
+
+def test_times_are_in_the_json(old: Path, new: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before" / old.name
+    shutil.copytree(old.parent, before.parent)
+    _give_times(before, 0.010)
+    _give_times(new, 0.011)
+    shown = CliRunner().invoke(cli, ["compare", str(before), str(new), "--json"])
+    (trial,) = json.loads(shown.output)["runs"][0]["trials"]
+    assert trial["time"]["ratio"]["estimate"] == pytest.approx(1.1)
+    assert trial["time"]["word"] == "slower"

@@ -92,7 +92,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--json",
     },
     "report": {"--runs", "--pytest-benchmark", "--json"},
-    "compare": {"--markdown", "--strict", "--json"},
+    "compare": {"--markdown", "--strict", "--max-slowdown", "--json"},
     "doctor": {"--json"},
 }
 
