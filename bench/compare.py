@@ -14,7 +14,7 @@ from bench.results import TrialResult
 from bench.sides import RunSide, Side, side_from_path
 from bench.time_comparison import compared_times
 from bench.time_statistics import Ratio
-from bench.time_tables import noise_of_session
+from bench.time_tables import sessions_of
 from harness.core.errors import UsageError
 
 _MOST_NAMED = 3
@@ -106,7 +106,7 @@ def _compared_trial(identifier: str, old_side: RunSide, new_side: RunSide, *, sa
 def _noise(side: RunSide, result: TrialResult) -> Ratio | None:
     if result.timing is None:
         return None
-    return noise_of_session([each.result for each in side.trials.values()], result.timing.session)
+    return sessions_of(each.result for each in side.trials.values())[result.timing.session].noise
 
 
 def _compared_checkpoints(old: RunSide, new: RunSide) -> tuple[Paired | None, list[str]]:

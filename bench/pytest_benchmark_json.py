@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.results import TrialResult
-from bench.timings import speed_up, timing_summary
 from harness.core.files import write_text_atomically
 
 
@@ -50,7 +49,8 @@ def _benchmark(result: TrialResult) -> dict[str, Any]:
 
     assert result.timing is not None, "only timed results come here"
     trial, stats = result.trial, Stats()
-    summary, ratio = timing_summary(result.timing, trial.batch_size), speed_up(result.timing)
+    summary, ratio = result.summary, result.speed_up
+    assert summary is not None, "what is timed has a summary"
     for sample_s in result.timing.end_to_end_s():
         stats.update(float(sample_s))
     verdict = result.verdict.word.value if result.verdict is not None else ""

@@ -29,7 +29,7 @@ from bench.tables import (
     parity_rows,
 )
 from bench.time_statistics import Ratio
-from bench.time_tables import TIMING_COLUMNS, noise_lines, noise_of_session, speed_up_of, summary_of, timing_rows
+from bench.time_tables import TIMING_COLUMNS, Session, noise_lines, sessions_of, timing_rows
 from bench.timings import TimingSummary
 from bench.trials import is_stale, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
@@ -311,7 +311,7 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
                 "record": report.record.model_dump(mode="json"),
                 "evaluation": report.evaluation,
                 "flips": [flip.model_dump() for flip in report.flips],
-                "trials": [_trial_json(report.results, result) for result in report.results],
+                "trials": _trials_json(report.results),
                 "builds": [
                     spread.model_dump(mode="json")
                     for spread in build_spreads(report.run, report.record.contract.label_mode, report.results)
@@ -322,9 +322,14 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
     }
 
 
-def _trial_json(results: list[TrialResult], result: TrialResult) -> dict[str, Any]:
-    summary, ratio = summary_of(result), speed_up_of(result)
-    noise = noise_of_session(results, result.timing.session) if result.timing else None
+def _trials_json(results: list[TrialResult]) -> list[dict[str, Any]]:
+    sessions = sessions_of(results)
+    return [_trial_json(sessions, result) for result in results]
+
+
+def _trial_json(sessions: dict[str, Session], result: TrialResult) -> dict[str, Any]:
+    summary, ratio = result.summary, result.speed_up
+    noise = sessions[result.timing.session].noise if result.timing else None
     return result.model_dump(mode="json", exclude={"timing", "twin"}) | {
         "summary": summary.model_dump() if summary else None,
         "speed_up_over_eager": ratio.model_dump() if ratio else None,
@@ -352,7 +357,7 @@ def _csv(reports: list[_RunReport]) -> str:
     writer.writeheader()
     for report in reports:
         for result in report.results:
-            summary, ratio = summary_of(result), speed_up_of(result)
+            summary, ratio = result.summary, result.speed_up
             row: dict[str, Any] = result.trial.model_dump() | {"status": result.status, "reason": result.reason}
             if result.verdict is not None:
                 row |= {"verdict": result.verdict.word.value, **result.verdict.model_dump(exclude={"word"})}

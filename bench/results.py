@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from bench.backends.interface import Description
 from bench.gate import Verdict
 from bench.parity import Parity
-from bench.timings import Mode, Timing
+from bench.time_statistics import Ratio
+from bench.timings import Mode, Timing, TimingSummary, speed_up, timing_summary
 from harness.core.errors import ArtifactError
 from harness.core.files import sha256_from_file
 from harness.core.runs import RunDirectory
@@ -75,6 +77,16 @@ class TrialResult(_Record):
     twin: Timing | None = None
     created: str
     machine: dict[str, JsonValue]
+
+    @cached_property
+    def summary(self) -> TimingSummary | None:
+        """The timing's figures, None where it was not timed."""
+        return timing_summary(self.timing, self.trial.batch_size) if self.timing else None
+
+    @cached_property
+    def speed_up(self) -> Ratio | None:
+        """How many times faster than eager PyTorch on the CPU, None where that took no turns with it."""
+        return speed_up(self.timing) if self.timing else None
 
     @property
     def quick(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.parity import Parity
 from bench.results import Trial, TrialResult
-from bench.time_tables import summary_of, time_cells
+from bench.time_tables import time_cells
 
 BENCH_COLUMNS = [
     "run",
@@ -59,7 +59,7 @@ def _row(result: TrialResult) -> list[str]:
             change = f"{100 * (parity.accuracy - parity.reference_accuracy):+.2f} pp"
     size = f"{result.artifact_size_bytes / 1e6:.0f}" if result.artifact_size_bytes else ""
     identity = [trial.run, trial.variant, trial.backend, str(trial.batch_size), str(trial.threads), verdict]
-    return [*identity, agreement, change, largest, *time_cells(result, summary_of(result)), size]
+    return [*identity, agreement, change, largest, *time_cells(result), size]
 
 
 def parity_rows(results: list[TrialResult]) -> list[list[str]]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from bench.gate import Word
 from bench.results import TrialResult
 from bench.statistics import sample_for_percentile
 from bench.time_statistics import Interval, Ratio, word_for_ratio
 from bench.timings import (
-    Timing,
     TimingSummary,
     duration_ratio,
-    speed_up,
-    timing_summary,
     typical_call_s,
 )
 
@@ -37,31 +35,49 @@ TIMING_COLUMNS = [
 ]
 
 
-def summary_of(result: TrialResult) -> TimingSummary | None:
-    """Return the timing figures of a result, None where it was not timed."""
-    return timing_summary(result.timing, result.trial.batch_size) if result.timing else None
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The trials that took turns, their fastest PASS, and what one of them differs from itself by."""
+
+    members: tuple[TrialResult, ...]
+    fastest: TrialResult | None
+    noise: Ratio | None
+
+    @property
+    def contended(self) -> bool:
+        return any(each.timing.contended for each in self.members if each.timing is not None)
 
 
-def speed_up_of(result: TrialResult) -> Ratio | None:
-    """Return the speed-up over eager PyTorch on the CPU, None where that took no turns with it."""
-    return speed_up(result.timing) if result.timing else None
-
-
-def noise_of_session(results: Sequence[TrialResult], session: str) -> Ratio | None:
-    """Return what a model of a session measured against itself: the second set of its processes over the first."""
+def sessions_of(results: Iterable[TrialResult]) -> dict[str, Session]:
+    """Return every session among the results, by its name."""
+    members: dict[str, list[TrialResult]] = {}
     for result in results:
-        if result.timing is not None and result.twin is not None and result.timing.session == session:
-            return duration_ratio(result.twin, result.timing)
-    return None
+        if result.timing is not None:
+            members.setdefault(result.timing.session, []).append(result)
+    return {name: _session(each) for name, each in members.items()}
 
 
-def time_cells(result: TrialResult, summary: TimingSummary | None) -> list[str]:
+def _session(members: list[TrialResult]) -> Session:
+    passed = [
+        (typical_call_s(each.timing), index)
+        for index, each in enumerate(members)
+        if each.timing is not None and each.verdict is not None and each.verdict.word is Word.PASS
+    ]
+    noise = None
+    for each in members:
+        if each.timing is not None and each.twin is not None:
+            noise = duration_ratio(each.twin, each.timing)
+    return Session(members=tuple(members), fastest=members[min(passed)[1]] if passed else None, noise=noise)
+
+
+def time_cells(result: TrialResult) -> list[str]:
     """Return median, p90, p99, images per second and speed-up, for the table of all trials."""
-    if summary is None or result.timing is None:
+    summary = result.summary
+    if summary is None:
         why = result.reason or ("not timed" if result.verdict else "")
         return [" ".join(why.split())[:40], "", "", "", ""]
     mark = " contended" if summary.contended else ""
-    ratio = speed_up_of(result)
+    ratio = result.speed_up
     sped = f"{interval_text(ratio.estimate, ratio.low, ratio.high, '.2f')}{mark}" if ratio else ""
     if summary.queued:
         return [f"in a queue{mark}", "", "", f"{summary.images_per_s:.1f}", sped]
@@ -97,22 +113,22 @@ def percentile_text(value: Interval | None, fraction: float, calls: int, *, ends
 
 def timing_rows(results: Sequence[TrialResult]) -> list[list[str]]:
     """Return one row of TIMING_COLUMNS per timed result of a run."""
-    rows = []
-    for result in results:
-        summary = summary_of(result)
-        if summary is not None and result.timing is not None:
-            rows.append([result.trial.identifier, *_timing_cells(results, result, summary)])
-    return rows
+    sessions = sessions_of(results)
+    return [
+        [result.trial.identifier, *_timing_cells(sessions[result.timing.session], result, result.summary)]
+        for result in results
+        if result.timing is not None and result.summary is not None
+    ]
 
 
-def _timing_cells(results: Sequence[TrialResult], result: TrialResult, summary: TimingSummary) -> list[str]:
+def _timing_cells(session: Session, result: TrialResult, summary: TimingSummary) -> list[str]:
     queue = ["in a queue"] * 2 if summary.queued else []
     boundaries = queue or [milliseconds(each) if each else "" for each in (summary.compute, summary.latency)]
     tails = [
         "" if summary.queued else percentile_text(value, fraction, summary.calls)
         for value, fraction in ((summary.p90, 0.90), (summary.p99, 0.99))
     ]
-    ratio = speed_up_of(result)
+    ratio = result.speed_up
     sign = "" if ratio is None or ratio.sign_low is None else f"[{ratio.sign_low:.2f}, {ratio.sign_high:.2f}]"
     foreign, largest = summary.largest_foreign_cores, summary.largest_s
     memory = [each for each in (summary.peak_memory_bytes, summary.device_memory_bytes) if each is not None]
@@ -123,7 +139,7 @@ def _timing_cells(results: Sequence[TrialResult], result: TrialResult, summary: 
         "" if largest is None else f"{1e3 * largest:.2f}",
         f"{summary.calls} in {summary.processes} processes",
         sign,
-        _beside_fastest(results, result),
+        _beside_fastest(session, result),
         f"{summary.rejected_rounds}{' contended' if summary.contended else ''}",
         "n/a" if foreign is None else f"{foreign:.2f}",
         "" if summary.drift is None else f"{100 * (summary.drift - 1):+.1f} %",
@@ -133,9 +149,9 @@ def _timing_cells(results: Sequence[TrialResult], result: TrialResult, summary: 
     ]
 
 
-def _beside_fastest(results: Sequence[TrialResult], result: TrialResult) -> str:
+def _beside_fastest(session: Session, result: TrialResult) -> str:
     """Return what may be said of a trial against the fastest PASS of its session."""
-    fastest = fastest_pass(results, result)
+    fastest = session.fastest
     if fastest is None or fastest.timing is None or result.timing is None:
         return ""
     if fastest is result:
@@ -143,31 +159,8 @@ def _beside_fastest(results: Sequence[TrialResult], result: TrialResult) -> str:
     ratio = duration_ratio(result.timing, fastest.timing)
     if ratio is None:
         return ""
-    return f"{ratio_word(results, result, ratio)} {interval_text(ratio.estimate, ratio.low, ratio.high, '.3f')}"
-
-
-def ratio_word(results: Sequence[TrialResult], result: TrialResult, ratio: Ratio) -> str:
-    """Return the word for a ratio of a session; none for one in which others used the machine."""
-    assert result.timing is not None, "a ratio is of a timed trial"
-    if any(each.timing.contended for each in _session(results, result.timing) if each.timing is not None):
-        return "contended"
-    return word_for_ratio(ratio, noise_of_session(results, result.timing.session))
-
-
-def fastest_pass(results: Sequence[TrialResult], like: TrialResult) -> TrialResult | None:
-    """Return the PASS with the shortest calls among those that took turns with a trial."""
-    if like.timing is None:
-        return None
-    passed = [
-        (typical_call_s(each.timing), each)
-        for each in _session(results, like.timing)
-        if each.timing is not None and each.verdict is not None and each.verdict.word is Word.PASS
-    ]
-    return min(passed, key=lambda pair: pair[0])[1] if passed else None
-
-
-def _session(results: Sequence[TrialResult], timing: Timing) -> list[TrialResult]:
-    return [each for each in results if each.timing is not None and each.timing.session == timing.session]
+    word = "contended" if session.contended else word_for_ratio(ratio, session.noise)
+    return f"{word} {interval_text(ratio.estimate, ratio.low, ratio.high, '.3f')}"
 
 
 def noise_lines(results: Sequence[TrialResult]) -> list[str]:

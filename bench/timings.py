@@ -8,6 +8,8 @@ Round      its block of calls in one round, in which every trial of the session 
 from __future__ import annotations
 
 import math
+import statistics
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -44,10 +46,10 @@ class Round(_Record):
     accepted: bool
     baseline_s: float | None = None
 
-    @property
+    @cached_property
     def call_s(self) -> float:
         """The block's time per call: by the queue where there is one, else the median end to end."""
-        return self.queue_s if self.queue_s is not None else float(np.median(self.end_to_end_s))
+        return self.queue_s if self.queue_s is not None else statistics.median(self.end_to_end_s)
 
 
 class Instance(_Record):
@@ -167,8 +169,8 @@ def timing_summary(timing: Timing, batch_size: int) -> TimingSummary:
         queued=timing.queued,
         drift=_drift(timing),
         largest_foreign_cores=max(foreign, default=None),
-        load_s=float(np.median([one.load_s for one in timing.instances])),
-        first_call_s=float(np.median([one.first_call_s for one in timing.instances])),
+        load_s=statistics.median(one.load_s for one in timing.instances),
+        first_call_s=statistics.median(one.first_call_s for one in timing.instances),
         peak_memory_bytes=_largest([one.peak_memory_bytes for one in timing.instances]),
         device_memory_bytes=_largest([one.device_memory_bytes for one in timing.instances]),
     )
@@ -177,9 +179,10 @@ def timing_summary(timing: Timing, batch_size: int) -> TimingSummary:
 def process_medians_s(timing: Timing, boundary: Literal["compute_s", "end_to_end_s"] = "end_to_end_s") -> list[float]:
     """Return the median of every process over its used calls; of its blocks where they went through a queue."""
     if timing.queued:
-        return [float(np.median([each.call_s for each in one.used_rounds()])) for one in timing.instances]
+        return [statistics.median(each.call_s for each in one.used_rounds()) for one in timing.instances]
     return [
-        float(np.median(_joined([getattr(each, boundary) for each in one.used_rounds()]))) for one in timing.instances
+        statistics.median([sample for each in one.used_rounds() for sample in getattr(each, boundary)])
+        for one in timing.instances
     ]
 
 
@@ -195,7 +198,7 @@ def _over_processes(timing: Timing, boundary: Literal["compute_s", "end_to_end_s
 def _drift(timing: Timing) -> float | None:
     blocks_s = [each.call_s for each in timing.used_rounds()]
     third = len(blocks_s) // 3
-    return float(np.median(blocks_s[-third:]) / np.median(blocks_s[:third])) if third else None
+    return statistics.median(blocks_s[-third:]) / statistics.median(blocks_s[:third]) if third else None
 
 
 def _largest(values: list[int | None]) -> int | None:
@@ -210,7 +213,7 @@ def speed_up(timing: Timing) -> Ratio | None:
             math.log(block.baseline_s / block.call_s) for block in one.used_rounds() if block.baseline_s is not None
         ]
         if each:
-            logs.append(float(np.median(each)))
+            logs.append(statistics.median(each))
     return ratio_from_logs(logs) if logs else None
 
 
@@ -227,5 +230,5 @@ def duration_ratio(first: Timing, second: Timing) -> Ratio | None:
         theirs = others.get(one.number, {})
         each = [math.log(block.call_s / theirs[block.number]) for block in one.used_rounds() if block.number in theirs]
         if each:
-            logs.append(float(np.median(each)))
+            logs.append(statistics.median(each))
     return ratio_from_logs(logs) if logs else None

@@ -12,6 +12,7 @@ from bench.time_statistics import (
     Ratio,
     latency_over_processes,
     percentile,
+    quantile_interval,
     ratio_from_logs,
     ratio_of_independent,
     word_for_ratio,
@@ -130,3 +131,15 @@ def test_a_latency_is_the_geometric_mean_of_the_processes_with_their_interval() 
     assert found.low is not None
     assert found.low < 0.008 < found.value
     assert latency_over_processes([0.008]).low is None
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 12, 44, 100, 367, 368, 1000])
+@pytest.mark.parametrize("fraction", [0.5, 0.9, 0.99])
+def test_order_statistic_intervals_are_scipys(count: int, fraction: float) -> None:
+    samples = np.random.default_rng(count).normal(size=count)
+    wanted = stats.quantile_test(samples, q=0, p=fraction).confidence_interval(0.95)
+    found = quantile_interval(samples, fraction)
+    if math.isfinite(wanted.low) and math.isfinite(wanted.high):
+        assert found == (wanted.low, wanted.high)
+    else:
+        assert found is None
