@@ -57,7 +57,7 @@ def flips_of_result(reference: Reference, result: TrialResult) -> list[Flip]:
 
     Raises ArtifactError where the answers were changed.
     """
-    if result.answers_sha256 is None or result.parity is None:
+    if result.answers_sha256 is None or result.parity is None or not result.parity.changed_answers:
         return []
     evidence = evidence_of_result(reference, result, [], answers_of_result(reference, result))
     answers, images, names = evidence.answers, reference.evaluation_set, evidence.class_names

@@ -196,4 +196,4 @@ def _proved(reference: Reference, trials: list[Trial], request: BenchRequest, pr
 
 def _keep(run: RunDirectory, result: TrialResult) -> None:
     path = run.bench_folder / f"{result.trial.identifier}.json"
-    write_text_atomically(path, result.model_dump_json(indent=1) + "\n")
+    write_text_atomically(path, result.model_dump_json() + "\n")

@@ -6,6 +6,7 @@ Shapes: b images, c classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -146,7 +147,7 @@ def _labelled_figures(evidence: Evidence) -> dict[str, object]:
         "reference_accuracy_interval_95": _wilson(int(right_b.sum()), count),
         "accuracy_interval_95": _wilson(int(candidate_right_b.sum()), count),
         "table": (both, lost, gained, neither),
-        "mcnemar_p": float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue),
+        "mcnemar_p": _mcnemar_p(lost, gained),
         "loss_interval_90": tango_interval(lost, gained, count),
         "non_inferiority_p": tango_p(lost, gained, count, evidence.margin),
         "reference_macro_f1": macro_f1(labels_b, golden_b),
@@ -165,6 +166,13 @@ def _labelled_figures(evidence: Evidence) -> dict[str, object]:
     }
 
 
+@lru_cache(maxsize=4096)
+def _mcnemar_p(lost: int, gained: int) -> float:
+    """Return the exact two-sided p; those that both answer alike have no part in it."""
+    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)
+
+
+@lru_cache(maxsize=4096)
 def _wilson(right: int, count: int) -> tuple[float, float]:
     low, high = proportion_confint(right, count, alpha=0.05, method="wilson")
     return float(low), float(high)

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
@@ -84,7 +86,7 @@ def write_report(runs_folder: Path, runs: list[RunDirectory], pytest_benchmark: 
     folder = runs_folder / "report"
     texts = {
         "report.md": _markdown(reports, problems),
-        "report.json": json.dumps(_json(reports, problems), indent=1) + "\n",
+        "report.json": to_json(_json(reports, problems), indent=1).decode() + "\n",
         "report.csv": _csv(reports),
     }
     for name, text in texts.items():
