@@ -24,15 +24,18 @@ Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class WorkerProcess:
-    """A running worker; its messages and everything its runtime prints go to `log`."""
+    """A running worker; its messages and everything its runtime prints go to `log`.
 
-    def __init__(self, log: Path, *, limit_s: float = _LIMIT_S) -> None:
+    `module` is what runs in it: it answers each request of a line with a reply of a line.
+    """
+
+    def __init__(self, log: Path, *, limit_s: float = _LIMIT_S, module: str = "bench.worker") -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_path = log
         self._limit_s = limit_s
         self._log = log.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bench.worker"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
