@@ -1,4 +1,4 @@
-"""The machine's own ceiling: what its libraries reach at best, measured, so that a latency can be told as a share of it.
+"""The machine's own ceiling: what its libraries reach at best, so that a latency can be told as a share of it.
 
 Tables of peak rates do not do: one name of a processor stands for several generations, two virtual cores may be one
 real core, and a hypervisor's neighbours take what they take. So a convolution and a matrix product without anything

@@ -62,7 +62,7 @@ def weight_shape(request: MeasureCeiling, operation: Operation) -> tuple[int, ..
 def random_weights(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """Return weights that keep the size of what passes through them."""
     fan_in = int(np.prod(shape[1:]))
-    return (np.random.default_rng(0).normal(size=shape) / np.sqrt(fan_in)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=shape, scale=fan_in**-0.5).astype(np.float32)
 
 
 def operation_model(request: MeasureCeiling, operation: Operation, *, quantised: bool) -> Any:

@@ -19,7 +19,7 @@ from harness.core.runs import RunDirectory
 from harness.core.variants import PRECISIONS, QUANTISED
 
 # What a trial's runtime says of itself (bench/backends) -> the precision of the ceiling that it is held to.
-_CEILING_PRECISIONS = {name: "int8" if name in QUANTISED else name for name in PRECISIONS}
+_CEILING_PRECISIONS: dict[str, str] = {name: "int8" if name in QUANTISED else name for name in PRECISIONS}
 _BASE_NAME = "fp32.onnx"
 # A file of 500 MB is read once per process.
 _known_flop: dict[str, int | None] = {}
@@ -78,9 +78,11 @@ def floors(
     floor for the first call, and an estimate for the others.
     """
     limit_flop_per_s = ceiling_flop_per_s(precision, ceiling)
-    known = effective_flop_per_image is not None and limit_flop_per_s is not None
+    compute_s = None
+    if effective_flop_per_image is not None and limit_flop_per_s is not None:
+        compute_s = effective_flop_per_image * batch_size / limit_flop_per_s
     return Floors(
-        compute_s=effective_flop_per_image * batch_size / limit_flop_per_s if known else None,  # type: ignore[operator]
+        compute_s=compute_s,
         memory_s=None if weights_bytes is None else weights_bytes / ceiling.bandwidth_bytes_per_s,
     )
 

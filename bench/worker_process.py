@@ -34,7 +34,7 @@ class WorkerProcess:
         self._log_path = log
         self._limit_s = limit_s
         self._log = log.open("wb")
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603  # our own modules, no shell
             [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
