@@ -30,6 +30,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return _TINY.model_copy(update={"device": device, "threads": threads})
 
     monkeypatch.setattr(ceiling_module, "request_for", request)
+    monkeypatch.setattr(ceiling_module, "_wait_for_quiet", lambda _: None)
 
 
 def test_a_child_process_measures_every_operation_in_the_precision_that_it_really_runs_in(tmp_path: Path) -> None:
@@ -88,6 +89,20 @@ def test_a_disturbed_ceiling_is_measured_again_and_the_better_of_both_counts(tmp
     second = ensured_ceiling(tmp_path, threads=1)
     assert second.rates[0].duration_s == [1e-12]
     assert second.rates[1].duration_s != [1e6]
+
+
+def test_quiet_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([1.0, 0.0, 0.5, 0.1, None, 2.0])
+
+    class Told:
+        def cores(self, *, worker_cpu_s: float) -> float | None:
+            return next(told)
+
+    monkeypatch.setattr(ceiling_module, "ForeignLoad", Told)
+    monkeypatch.setattr(ceiling_module, "_WINDOW_S", 0.0)
+    ceiling_module._wait_for_quiet(600.0)
+    assert next(told) == 2.0
+    ceiling_module._wait_for_quiet(0.0)  # Asks nobody any more.
 
 
 def test_the_work_is_what_the_projects_own_count_says_of_the_very_graphs() -> None:
