@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic import JsonValue
 
 from export.engine_messages import BuiltPlan
 from export.engine_process import plan_from_onnx
-from export.making import Maker, quantisation_details
+from export.making import Maker, calibration_time, quantisation_details
 from export.request import ExportRequest
 from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, write_artifact
@@ -52,6 +53,7 @@ def ensured_engine(
     }
 
     def make() -> Sidecar:
+        started_s = time.perf_counter()
         with scratch_folder(path) as folder:
             plan_path, built = plan_from_onnx(
                 onnx_path,
@@ -64,7 +66,8 @@ def ensured_engine(
                 artifact_path=path,
                 progress=progress,
             )
-            return _kept(path, plan_path, built, parents, options | {"build": maker.build}, passport)
+            details = options | calibration_time(onnx_model) | {"build": maker.build}
+            return _kept(path, plan_path, built, parents, details, passport, started_s)
 
     return maker.ensured(path, Kind.ENGINE, parents=parents, options=options, make=make, note=_note)
 
@@ -74,8 +77,9 @@ def _kept(
     plan_path: Path,
     built: BuiltPlan,
     parents: dict[str, str],
-    options: dict[str, Any],
+    details: dict[str, Any],
     passport: Passport,
+    started_s: float,
 ) -> Sidecar:
     """Give the plan its name and its sidecar."""
     return write_artifact(
@@ -84,15 +88,17 @@ def _kept(
         kind=Kind.ENGINE,
         parents=parents,
         contract=passport.contract,
-        details=options
+        details=details
         | {
             "tf32": built.tf32,
             "targets": list(built.targets),
-            "build_s": built.build_s,
+            # Without the start of the builder's process, which is in `build_s`.
+            "builder_s": built.build_s,
             "builder_log": list(built.log),
             # Not among the options: an engine is not out of date because it could not be built reproducibly.
             "address_randomisation": built.address_randomisation,
         },
+        started_s=started_s,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from export.request import MadeArtifact, name_of_artifact
-from harness.core.artifacts import Kind, Sidecar, build_from_details, verified_sidecar
+from harness.core.artifacts import CALIBRATION_S, Kind, Sidecar, build_from_details, verified_sidecar
 from harness.core.errors import ArtifactError
 
 
@@ -75,6 +75,14 @@ def quantisation_details(parent: Sidecar) -> dict[str, JsonValue]:
     The bench lets neither these images nor the split that layers were chosen on judge it.
     """
     return {key: parent.details[key] for key in ("calibration", "float_layers", "int8") if key in parent.details}
+
+
+def calibration_time(parent: Sidecar) -> dict[str, JsonValue]:
+    """Return for the details of what is made from a quantised file how long the calibration took, where it is known.
+
+    Beside the options, and not among them: a file is not out of date because a calibration took longer.
+    """
+    return {CALIBRATION_S: parent.details[CALIBRATION_S]} if CALIBRATION_S in parent.details else {}
 
 
 def _hashes_of_files(sidecar: Sidecar) -> tuple[str, ...]:

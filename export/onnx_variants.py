@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +19,13 @@ from pydantic import JsonValue
 from export.calibration import CalibrationImages, calibration_images
 from export.deployment_graph import give_probabilities, take_pixels
 from export.low_precision import low_precision_model
-from export.making import Maker, quantisation_details
+from export.making import Maker, calibration_time, quantisation_details
 from export.mixed_int8 import FloatLayers, Validation, layers_kept_in_float
 from export.onnx_export import PACKAGES, base_model, save_and_check
 from export.quantisation import QuantisedForm, measure_ranges, write_quantised
 from export.request import ExportRequest
 from export.scratch import move, scratch_folder, source_for_quantiser
-from harness.core.artifacts import Kind, Sidecar, read_sidecar, write_artifact
+from harness.core.artifacts import BUILD_S, CALIBRATION_S, Kind, Sidecar, read_sidecar, write_artifact
 from harness.core.cases import case_named
 from harness.core.passport import Passport
 from harness.core.progress import Progress
@@ -95,7 +96,14 @@ class OnnxVariants:
                 give_probabilities(made, contract.label_mode, point.temperature)
             return made
 
-        return self._file(variant, {"onnx": parent.sha256}, quantisation_details(parent), ("onnx-ir",), model)
+        return self._file(
+            variant,
+            {"onnx": parent.sha256},
+            quantisation_details(parent),
+            ("onnx-ir",),
+            model,
+            found=calibration_time(parent),
+        )
 
     def _quantised(self, variant: Variant) -> Sidecar:
         form: QuantisedForm = "int8" if variant.precision == "int8" else "int8-u8s8"
@@ -105,6 +113,8 @@ class OnnxVariants:
         ranges = self._ranges(base, images)
         ranges_path = self._ranges_path()
         found: dict[str, JsonValue] = {}
+        if BUILD_S in ranges.details:  # Those measured by earlier versions do not tell.
+            found[CALIBRATION_S] = ranges.details[BUILD_S]
 
         def model(folder: Path) -> onnx_ir.Model:
             import onnx_ir
@@ -146,6 +156,7 @@ class OnnxVariants:
         options: dict[str, JsonValue] = {"method": calibration.method, "images_sha256": images.sha256}
 
         def make() -> Sidecar:
+            started_s = time.perf_counter()
             with (
                 self.progress.task(f"{self.run.name}: calibration", total=len(images.rows)) as task,
                 scratch_folder(path) as folder,
@@ -167,6 +178,7 @@ class OnnxVariants:
                     packages=(_ONNX_RUNTIME,),
                     contract=self.passport.contract,
                     details=options | {"images": len(images.rows), "seed": calibration.seed, "build": self.maker.build},
+                    started_s=started_s,
                 )
 
         if any(each.path == path for each in self.maker.made):
@@ -204,6 +216,7 @@ class OnnxVariants:
         options = options | {"variant": variant.name, "passport": self.passport.model_dump(mode="json")}
 
         def make() -> Sidecar:
+            started_s = time.perf_counter()
             with (
                 self.progress.task(f"{self.run.name}: {self.maker.name(path)}", total=None),
                 scratch_folder(path) as folder,
@@ -225,6 +238,7 @@ class OnnxVariants:
                     packages=packages,
                     contract=contract,
                     details=options | details | (found or {}),
+                    started_s=started_s,
                 )
 
         return self.maker.ensured(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from export.making import Maker, quantisation_details
+from export.making import Maker, calibration_time, quantisation_details
 from export.scratch import move, scratch_folder
 from harness.core.artifacts import Kind, Sidecar, verified_sidecar, write_artifact
 from harness.core.errors import ArtifactError, BackendError, ExportError
@@ -46,6 +47,7 @@ def ensured_openvino_model(
     }
 
     def make() -> Sidecar:
+        started_s = time.perf_counter()
         with (
             progress.task(f"{run_folder_of_file(xml).name}: {maker.name(xml)}", total=None),
             scratch_folder(xml) as folder,
@@ -67,11 +69,13 @@ def ensured_openvino_model(
                 packages=_PACKAGES,
                 contract=passport.contract,
                 details=options
+                | calibration_time(onnx_model)
                 | {
                     "weights_sha256": weights.sha256,
                     "weights_bytes": weights.size_bytes,
                     "build": maker.build,
                 },
+                started_s=started_s,
             )
 
     return maker.ensured(

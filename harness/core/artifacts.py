@@ -7,6 +7,7 @@ between the two leaves a pair that does not match, which every reader notices.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +19,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from harness.core.contract import Contract
 from harness.core.errors import ArtifactError
 from harness.core.files import sha256_from_file, write_atomically, write_text_atomically
+
+# In a sidecar's details: seconds that the artifact took to make, and that its activations' ranges took to measure. They
+# differ from one making to the next, so nothing may compare them to tell whether an artifact is up to date.
+BUILD_S, CALIBRATION_S = "build_s", "calibration_s"
 
 
 class Kind(StrEnum):
@@ -72,12 +77,15 @@ def write_artifact(
     packages: tuple[str, ...] = (),
     contract: Contract | None = None,
     details: dict[str, JsonValue] | None = None,
+    started_s: float | None = None,
 ) -> Sidecar:
     """Write the file through `write`, then its sidecar; each whole or not at all.
 
-    `packages` are the distributions whose versions shaped the file. Raises ArtifactError where writing fails.
+    `packages` are the distributions whose versions shaped the file. `started_s`, of time.perf_counter(), is when its
+    making began: the details then tell in `build_s` how long it took. Raises ArtifactError where writing fails.
     """
     write_atomically(path, write)
+    took: dict[str, JsonValue] = {} if started_s is None else {BUILD_S: round(time.perf_counter() - started_s, 4)}
     sidecar = Sidecar(
         kind=kind,
         sha256=sha256_from_file(path),
@@ -86,7 +94,7 @@ def write_artifact(
         parents=parents,
         versions={name: metadata.version(name) for name in ("cxr-harness", *packages)},
         contract=contract,
-        details=details or {},
+        details=(details or {}) | took,
     )
     write_text_atomically(sidecar_path(path), sidecar.model_dump_json(indent=2) + "\n")
     return sidecar

@@ -30,6 +30,8 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+# Virtual machines of several generations, one twice as fast as the other, are all named "AMD EPYC".
+_GENERATION = ("cpu family", "model", "stepping")
 
 
 def core_count() -> int:
@@ -59,9 +61,11 @@ def _version(name: str) -> str | None:
 def _processor_name() -> str:
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.is_file():
-        for line in cpu_info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        first = cpu_info.read_text(encoding="utf-8").split("\n\n", 1)[0]
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+        if "model name" in told:
+            numbers = [f"{key.removeprefix('cpu ')} {told[key]}" for key in _GENERATION if key in told]
+            return told["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
     return platform.processor() or platform.machine()
 
 

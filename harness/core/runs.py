@@ -76,7 +76,7 @@ class RunRecord(BaseModel):
 
 
 _FURTHER_BUILD = re.compile(r"[2-9]|[1-9][0-9]{1,8}")
-_RESERVED_NAMES = frozenset({"evaluation-sets", "film-caches", "report", "triton"})
+_RESERVED_NAMES = frozenset({"ceiling", "evaluation-sets", "film-caches", "report", "triton"})
 
 
 class RunDirectory:

@@ -51,7 +51,17 @@ def _claimed_flavour(path: Path, details: dict[str, Any]) -> str | None:
 
 
 def _facts(flavour: str | None, header: RtxHeader | None, details: dict[str, Any]) -> dict[str, Any]:
-    names = ("flavour_version", "precision", "profile", "tf32", "targets", "workspace_bytes", "build_s", "builder_log")
+    names = (
+        "flavour_version",
+        "precision",
+        "profile",
+        "tf32",
+        "targets",
+        "workspace_bytes",
+        "build_s",
+        "builder_log",
+        "builder_s",
+    )
     told = None
     if header is not None:
         told = {"version": header.version, "size_bytes": header.size_bytes, "targets": list(header.targets)}
@@ -72,7 +82,8 @@ def _rows(flavour: str | None, header: RtxHeader | None, details: dict[str, Any]
     if isinstance(profile, list) and len(profile) == 3:
         rows.append(("batch", f"{profile[0]} to {profile[2]}, tuned for {profile[1]}"))
     rows.append(("precision", f"{details.get('precision', 'not recorded')} (TF32 {_on_or_off(details.get('tf32'))})"))
-    build_s, workspace_bytes = details.get("build_s"), details.get("workspace_bytes")
+    # Sidecars of earlier versions have the builder's seconds under the other name.
+    build_s, workspace_bytes = details.get("builder_s", details.get("build_s")), details.get("workspace_bytes")
     if isinstance(build_s, float):
         space = f" with a workspace of {workspace_bytes / 2**30:.3g} GiB" if isinstance(workspace_bytes, int) else ""
         rows.append(("built", f"in {build_s:.1f} s{space}"))

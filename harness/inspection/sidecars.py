@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.core.artifacts import Sidecar, sidecar_path
+from harness.core.artifacts import BUILD_S, CALIBRATION_S, Sidecar, sidecar_path
 from harness.inspection.report import SHORT_HASH, Section
 
 
@@ -30,7 +30,11 @@ def sidecar_and_section(path: Path, *, sha256: str, size_bytes: int) -> tuple[Si
         )
     state = "disagrees" if findings else "agrees"
     build = sidecar.details.get("build")
-    build_rows = () if build is None else (("build", str(build)),)
+    build_rows = [] if build is None else [("build", str(build))]
+    took_s = {name: sidecar.details.get(name) for name in (BUILD_S, CALIBRATION_S)}
+    labels = {BUILD_S: "made in", CALIBRATION_S: "calibrated in"}
+    told = {name: value for name, value in took_s.items() if isinstance(value, (int, float))}
+    build_rows += [(labels[name], f"{value:.2f} s") for name, value in told.items()]
     return sidecar, Section(
         facts={
             "state": state,
@@ -39,6 +43,7 @@ def sidecar_and_section(path: Path, *, sha256: str, size_bytes: int) -> tuple[Si
             "created": sidecar.created,
             "versions": sidecar.versions,
             "build": build,
+            **took_s,
         },
         rows=(
             ("sidecar", f"{state} with the file's hash; made {sidecar.created}"),

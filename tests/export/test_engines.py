@@ -52,9 +52,15 @@ def test_an_engine_says_which_images_its_int8_has_seen_and_what_was_chosen_on_va
         lambda place: write_text_atomically(place, "a model"),
         kind=Kind.ONNX_MODEL,
         parents={},
-        details={**seen, "input": "image"},
+        details={**seen, "input": "image", "build_s": 3.0, "calibration_s": 2.5},
     )
     sidecar = ensured_engine(
         path, onnx_model, Variant(precision="int8"), _PASSPORT, "rtx", ExportRequest(), Maker(force=False), SILENT
     )
     assert {key: sidecar.details.get(key) for key in seen} == seen
+    assert (sidecar.details["calibration_s"], sidecar.details["builder_s"]) == (2.5, 0.0)
+    # Its own time, with the start of the builder's process, and not that of the file that it was made from.
+    build_s = sidecar.details["build_s"]
+    assert isinstance(build_s, float)
+    assert build_s > 0
+    assert build_s != 3.0

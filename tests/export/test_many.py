@@ -70,6 +70,35 @@ def test_nothing_is_redone_and_another_calibration_redoes_int8_alone(folder: Pat
     assert sidecar.details["calibration"]["images"] == 24
 
 
+def test_sidecars_tell_how_long_making_took_and_no_file_is_out_of_date_for_it(folder: Path) -> None:
+    export = folder / "export"
+    calibration_s = json.loads((export / "int8-ranges.json.json").read_text())["details"]["build_s"]
+    for path in sorted(export.glob("*.onnx.json")):
+        content = json.loads(path.read_text())
+        assert content["details"]["build_s"] > 0, path
+        measured = content["details"].get("calibration_s")
+        assert measured == (calibration_s if path.name.startswith("int8") else None), path
+    # As earlier versions wrote them, and as a slower machine would have.
+    for path in (export / "fp32.onnx.json", export / "int8.onnx.json", export / "int8-ranges.json.json"):
+        content = json.loads(path.read_text())
+        del content["details"]["build_s"]
+        path.write_text(json.dumps(content))
+    path = export / "int8-u8s8.onnx.json"
+    content = json.loads(path.read_text())
+    content["details"] |= {"build_s": 1e6, "calibration_s": 1e6}
+    path.write_text(json.dumps(content))
+    before = _state(folder)
+    assert {made.duration_s for made in _export(folder, _ALL).artifacts} == {None}
+    assert _state(folder) == before
+    # What is made of a file that does not tell does not tell either.
+    for name in ("int8.onnx", "int8-uint8in-prob.onnx"):
+        (export / name).unlink()
+    assert _export(folder, replace(_ALL, precisions=("int8",))).error is None
+    details = verified_sidecar(export / "int8-uint8in-prob.onnx", kind=Kind.ONNX_MODEL, remedy="").details
+    assert details["build_s"] > 0
+    assert "calibration_s" not in details
+
+
 def test_every_file_and_sidecar_carries_the_passport_of_its_variant(every_precision: Path) -> None:
     import onnx
 

@@ -98,7 +98,9 @@ def test_the_passport_is_in_the_models_runtime_information(made: _Made, openvino
 
 
 def test_sidecars_tell_parents_weights_and_passport(made: _Made) -> None:
-    sidecar, _ = made.ensured()
+    sidecar, _ = made.ensured(build_s=7.0, calibration_s=2.5)
+    assert sidecar.details["calibration_s"] == 2.5
+    assert 0 < sidecar.details["build_s"] != 7.0
     weights = verified_sidecar(made.bin, kind=Kind.OPENVINO_WEIGHTS, remedy="")
     onnx_model = verified_sidecar(made.onnx, kind=Kind.ONNX_MODEL, remedy="")
     assert sidecar.parents == weights.parents == {"onnx": onnx_model.sha256, "checkpoint": "ab" * 32}

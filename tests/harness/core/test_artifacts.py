@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,24 @@ def test_what_was_written_about_a_file_is_read_back(artifact: Path) -> None:
     assert sidecar.contract == _CONTRACT
     assert sidecar.details == {"precision": "fp32"}
     assert set(sidecar.versions) == {"cxr-harness", "numpy"}
+
+
+def test_how_long_making_took_is_in_the_sidecar_and_not_in_the_file(tmp_path: Path) -> None:
+    sidecars = [
+        write_artifact(
+            tmp_path / "fp32.onnx",
+            lambda temporary: temporary.write_bytes(b"the model") and None,
+            kind=Kind.ONNX_MODEL,
+            parents={},
+            details={"precision": "fp32"},
+            started_s=time.perf_counter() - ago_s,
+        )
+        for ago_s in (0.0, 100.0)
+    ]
+
+    assert sidecars[0].sha256 == sidecars[1].sha256
+    assert 0 < sidecars[0].details["build_s"] < 100 < sidecars[1].details["build_s"]
+    assert sidecars[0].details["precision"] == "fp32"
 
 
 def test_other_bytes_are_refused_with_both_hashes(artifact: Path) -> None:

@@ -105,7 +105,8 @@ def test_an_engine_tells_its_header_its_profile_and_its_build(session_run: Any) 
     assert content["header"]["version"] == content["flavour_version"]
     assert content["header"]["targets"] == ["SM80", "SM86", "SM89", "SM120", "SM121"]
     assert (content["profile"], content["tf32"], content["precision"]) == ([1, 8, 8], False, "fp32")
-    assert content["build_s"] > 0
+    assert content["build_s"] > content["builder_s"] > 0
+    assert summary["sidecar"]["build_s"] == content["build_s"]
     assert summary["parents"]["onnx"]["state"] == "matches"
 
 

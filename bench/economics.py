@@ -1,0 +1,160 @@
+"""What speed is worth: cost, the batch size beyond which waiting buys nothing, and when a build has paid for itself.
+
+Pure arithmetic on plain figures. Prices and traffic are the user's; nothing is assumed of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SWEEP_COLUMNS = [
+    "run",
+    "artifact",
+    "backend",
+    "threads",
+    "batch",
+    "verdict",
+    "median ms",
+    "images/s",
+    "of ceiling",
+    "cost per million",
+    "marks",
+    "peak MB",
+    "load s",
+    "first call ms",
+    "build s",
+    "break-even",
+]
+KNEE_SHARE = 0.95
+_SECONDS_PER_HOUR = 3600
+_EAGER = "eager"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+    """One trial of a sweep in figures; what was not measured is None.
+
+    `build_s` is what the artifact and all that it was made from took to make, `calibration_s` comes on top.
+    `memory_bytes` is the peak resident on the host, `device_memory_bytes` that on the GPU.
+    """
+
+    run: str
+    artifact: str
+    backend: str
+    threads: int
+    batch_size: int
+    verdict: str
+    median_s: float | None = None
+    images_per_s: float | None = None
+    share_of_ceiling: float | None = None
+    memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    load_s: float | None = None
+    first_call_s: float | None = None
+    build_s: float | None = None
+    calibration_s: float | None = None
+
+    @property
+    def series(self) -> tuple[str, str, str, int]:
+        """What is the same along one curve over batch sizes."""
+        return (self.run, self.artifact, self.backend, self.threads)
+
+    @property
+    def making_s(self) -> float | None:
+        """Seconds of build and calibration, None where the build's are not recorded."""
+        return None if self.build_s is None else self.build_s + (self.calibration_s or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakEven:
+    """After how many images a build has saved the time that it took, and how many days of traffic that is."""
+
+    images: float
+    days: float | None
+
+
+def cost_per_million(price_per_hour: float, images_per_s: float) -> float:
+    """Return what a million images cost on a machine that is always busy: price / 3600 / images per second x 10^6.
+
+    In the price's currency. A machine that waits half its time costs twice as much an image.
+    """
+    return 1e6 * price_per_hour / (_SECONDS_PER_HOUR * images_per_s)
+
+
+def break_even(
+    build_s: float, calibration_s: float, saved_s_per_image: float, images_per_day: float | None = None
+) -> BreakEven | None:
+    """Return images = (build + calibration) / seconds saved per image, and days = images / images per day.
+
+    None where nothing is saved. Machine time against machine time, which is the same price on one machine; a person's
+    time is not in it.
+    """
+    if saved_s_per_image <= 0:
+        return None
+    images = (build_s + calibration_s) / saved_s_per_image
+    return BreakEven(images=images, days=images / images_per_day if images_per_day else None)
+
+
+def knees(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """Return of every series the point of smallest batch size that reaches 95 % of the series' best throughput.
+
+    Beyond it a larger batch buys less than the 5 % by which neighbouring batch sizes differ anyway (padding, the
+    blocks of a kernel, drift), and every image waits longer. A maximum would be no such point: throughput creeps up,
+    or wavers, so that the largest batch size tried would be named most of the time.
+    """
+    best: dict[tuple[str, str, str, int], float] = {}
+    for point in points:
+        if point.images_per_s is not None:
+            best[point.series] = max(point.images_per_s, best.get(point.series, 0.0))
+    found: dict[tuple[str, str, str, int], SweepPoint] = {}
+    for point in sorted(points, key=lambda each: each.batch_size):
+        if point.images_per_s is not None and point.images_per_s >= KNEE_SHARE * best[point.series]:
+            found.setdefault(point.series, point)
+    return list(found.values())
+
+
+def pareto_points(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """Return the points of each run that no other point of it beats in latency and throughput.
+
+    A point is beaten by one that is as good in both and better in one. The others are compromises: which is right
+    depends on how long an image may wait.
+    """
+    return [point for point in points if _timed(point) and not any(_beats(other, point) for other in points)]
+
+
+def _timed(point: SweepPoint) -> bool:
+    return point.median_s is not None and point.images_per_s is not None
+
+
+def _beats(one: SweepPoint, other: SweepPoint) -> bool:
+    if one.run != other.run or one.median_s is None or one.images_per_s is None:
+        return False
+    if other.median_s is None or other.images_per_s is None:
+        return False
+    as_good = one.median_s <= other.median_s and one.images_per_s >= other.images_per_s
+    return as_good and (one.median_s < other.median_s or one.images_per_s > other.images_per_s)
+
+
+def saved_s_per_image(points: Sequence[SweepPoint], point: SweepPoint) -> float | None:
+    """Return the seconds that an image takes less than in PyTorch eager at the same batch size and threads.
+
+    None where one of the two was not timed. Negative where eager is faster.
+    """
+    setting = (point.run, point.threads, point.batch_size)
+    for other in points:
+        if other.artifact == _EAGER and (other.run, other.threads, other.batch_size) == setting:
+            if other.images_per_s is None or point.images_per_s is None:
+                return None
+            return 1 / other.images_per_s - 1 / point.images_per_s
+    return None
+
+
+def break_even_of(
+    points: Sequence[SweepPoint], point: SweepPoint, images_per_day: float | None = None
+) -> BreakEven | None:
+    """Return the break-even of a point against eager, None where it saves nothing or its figures are not known."""
+    saved_s = saved_s_per_image(points, point)
+    if saved_s is None or point.build_s is None:
+        return None
+    return break_even(point.build_s, point.calibration_s or 0.0, saved_s, images_per_day)
