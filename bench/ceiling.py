@@ -145,12 +145,16 @@ def ensured_ceiling(
 
 def stored_ceiling(runs_folder: Path, device: Device, threads: int) -> Ceiling | None:
     """Return the ceiling in the folder of runs, None where there is none of this very machine and its packages."""
-    path = ceiling_path(runs_folder, device, threads)
+    ceiling = ceiling_from_file(ceiling_path(runs_folder, device, threads))
+    return ceiling if ceiling is not None and ceiling.machine == _machine(device) else None
+
+
+def ceiling_from_file(path: Path) -> Ceiling | None:
+    """Return a stored ceiling, of whatever machine; None where there is none, or one of another version."""
     try:
-        ceiling = Ceiling.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValidationError, UnicodeDecodeError):  # Of another version: it is measured again.
+        return Ceiling.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError, UnicodeDecodeError):
         return None
-    return ceiling if ceiling.machine == _machine(device) else None
 
 
 def request_for(device: Device, threads: int) -> MeasureCeiling:

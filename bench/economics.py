@@ -5,6 +5,7 @@ Pure arithmetic on plain figures. Prices and traffic are the user's; nothing is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,10 +100,14 @@ def break_even(
 def knees(points: Sequence[SweepPoint]) -> list[SweepPoint]:
     """Return of every series the point of smallest batch size that reaches 95 % of the series' best throughput.
 
+    A series of one batch size has none.
+
     Beyond it a larger batch buys less than the 5 % by which neighbouring batch sizes differ anyway (padding, the
     blocks of a kernel, drift), and every image waits longer. A maximum would be no such point: throughput creeps up,
     or wavers, so that the largest batch size tried would be named most of the time.
     """
+    sizes = Counter(series for series, _ in {(point.series, point.batch_size) for point in points})
+    points = [point for point in points if sizes[point.series] > 1]
     best: dict[tuple[str, str, str, int], float] = {}
     for point in points:
         if point.images_per_s is not None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 
+from bench.ceiling import ensured_ceiling
 from bench.flips import with_earlier_results, write_flips
 from bench.gate import Word
 from bench.keeping import kept_result
 from bench.proving import Terms, proved
 from bench.results import Splits, Trial, TrialResult
 from bench.sessions import timed
+from bench.sweep import device_of_backend
 from bench.tables import BENCH_COLUMNS, bench_rows
 from bench.time_tables import noise_lines
 from bench.timing import PLANS, Plan
@@ -24,6 +26,7 @@ from harness.core.lock import run_lock
 from harness.core.machine import core_count
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
+from harness.core.tensorrt_flavour import gpu_driver_present
 
 _DEFAULT_BATCH_SIZES = (1, 8)
 _SMALLEST_MARGIN = 1e-6
@@ -125,6 +128,7 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
     What was proved, and every finished set of processes, is on disk before the next begins.
     """
     outcome = BenchOutcome()
+    _measure_ceilings(runs, request, progress)
     for number, run in enumerate(runs, start=1):
         progress.say(f"[{number}/{len(runs)}] {run.name}")
         try:
@@ -135,6 +139,22 @@ def bench_many(runs: list[RunDirectory], request: BenchRequest, progress: Progre
         except HarnessError as error:
             outcome.failures.append(FailedRow(name=run.name, error=error))
     return outcome
+
+
+def _measure_ceilings(runs: list[RunDirectory], request: BenchRequest, progress: Progress) -> None:
+    """Measure what this machine could do at most, where that is not known; without it shares are left out."""
+    if request.plan.mode in {"untimed", "quick"} or not runs:
+        return
+    devices = {device_of_backend(backend) for backend in request.backends}
+    if not gpu_driver_present():
+        devices -= {"cuda"}
+    for device in sorted(devices):
+        for threads in request.threads:
+            progress.say(f"the machine's ceiling, {device}, {threads} threads")
+            try:
+                ensured_ceiling(runs[0].folder.parent, device=device, threads=threads)
+            except HarnessError as error:
+                progress.say(f"no ceiling: {error.message}")
 
 
 def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, progress: Progress) -> None:

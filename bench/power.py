@@ -63,6 +63,10 @@ class Power(_Record):
     notes: list[str]
 
     @property
+    def tells_anything(self) -> bool:
+        return not (self.gpu is None and self.processor_energy_j is None and self.processor_clock_hz is None)
+
+    @property
     def energy_j(self) -> float | None:
         """Joules of GPU, processor packages and their DRAM together, None where none is told.
 

@@ -19,6 +19,7 @@ from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spread
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
 from bench.pytest_benchmark_json import write_pytest_benchmark_json
+from bench.report_time import NO_ECONOMICS, Economics, Speed, speed_of_run, time_json, time_lines
 from bench.results import TrialResult, results_from_folder
 from bench.tables import (
     BENCH_COLUMNS,
@@ -27,11 +28,12 @@ from bench.tables import (
     PARITY_COLUMNS,
     bench_rows,
     class_rows,
+    markdown_table,
     operating_rows,
     parity_rows,
 )
 from bench.time_statistics import Ratio
-from bench.time_tables import TIMING_COLUMNS, Session, noise_lines, sessions_of, timing_rows
+from bench.time_tables import Session, sessions_of
 from bench.timings import TimingSummary
 from bench.trials import is_stale, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
@@ -58,9 +60,15 @@ class _RunReport:
     evaluation: dict[str, Any]
     results: list[TrialResult]
     flips: list[Flip]
+    speed: Speed
 
 
-def write_report(runs_folder: Path, runs: list[RunDirectory], pytest_benchmark: Path | None = None) -> list[Path]:
+def write_report(
+    runs_folder: Path,
+    runs: list[RunDirectory],
+    pytest_benchmark: Path | None = None,
+    economics: Economics = NO_ECONOMICS,
+) -> list[Path]:
     """Write report.md, report.json and report.csv into RUNS/report and return their paths.
 
     Where `pytest_benchmark` names a file, the times go there too, in that tool's own form.
@@ -79,14 +87,22 @@ def write_report(runs_folder: Path, runs: list[RunDirectory], pytest_benchmark: 
             current = [result for result in results if result.trial.identifier not in stale]
             current, flips, notes = _recomputed(run, current)
             problems += [f"{run.name}: {note}" for note in notes]
-            record = run.read_record()
-            reports.append(_RunReport(run=run, record=record, evaluation=evaluation, results=current, flips=flips))
+            reports.append(
+                _RunReport(
+                    run=run,
+                    record=run.read_record(),
+                    evaluation=evaluation,
+                    results=current,
+                    flips=flips,
+                    speed=speed_of_run(runs_folder, run, current),
+                )
+            )
         except HarnessError as error:
             problems.append(f"{run.name}: {error.message}")
     folder = runs_folder / "report"
     texts = {
-        "report.md": _markdown(reports, problems),
-        "report.json": to_json(_json(reports, problems), indent=1).decode() + "\n",
+        "report.md": _markdown(reports, problems, economics),
+        "report.json": to_json(_json(reports, problems, economics), indent=1).decode() + "\n",
         "report.csv": _csv(reports),
     }
     for name, text in texts.items():
@@ -136,11 +152,17 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
 
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:
     return sorted(
-        results, key=lambda each: (each.trial.batch_size, each.trial.variant != "eager", each.trial.identifier)
+        results,
+        key=lambda each: (
+            each.trial.threads,
+            each.trial.batch_size,
+            each.trial.variant != "eager",
+            each.trial.identifier,
+        ),
     )
 
 
-def _markdown(reports: list[_RunReport], problems: list[str]) -> str:
+def _markdown(reports: list[_RunReport], problems: list[str], economics: Economics) -> str:
     lines = [
         "# CXR Harness report",
         "",
@@ -154,16 +176,9 @@ def _markdown(reports: list[_RunReport], problems: list[str]) -> str:
         lines += _class_lines(report)
     lines += ["", "## Parity and speed", "", _READING, ""]
     for report in reports:
-        lines += _run_lines(report)
+        lines += _run_lines(report, economics)
     lines += ["## Machine", "", *_machine_lines(reports)]
     return "\n".join(lines) + "\n"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    return [line(columns), f"|{'---|' * len(columns)}", *map(line, rows)]
 
 
 def _accuracy_lines(reports: list[_RunReport]) -> list[str]:
@@ -178,7 +193,7 @@ def _accuracy_lines(reports: list[_RunReport]) -> list[str]:
             whose = [report.run.name, identity.case, f"{identity.loss}, {identity.label_mode}", identity.weights, split]
             rows.append([*whose, *_metric_cells(ours), *_metric_cells(study)])
     columns = ["run", "case", "loss", "initial weights", "split", "n", "accuracy", "balanced", "macro-F1"]
-    lines = _table([*columns, "study n", "study accuracy", "study balanced", "study macro-F1"], rows)
+    lines = markdown_table([*columns, "study n", "study accuracy", "study balanced", "study macro-F1"], rows)
     notes = {note: None for report in reports for note in report.evaluation.get("caveats", [])}
     not_of_the_eight = [report.run.name for report in reports if not report.record.one_of_the_eight]
     if not_of_the_eight:
@@ -207,7 +222,7 @@ def _class_lines(report: _RunReport) -> list[str]:
             )
         ]
         columns = ["actual class", "precision", "recall", "f1-score", "support", *(f"answered {n}" for n in names)]
-        lines += ["", f"{report.run.name}, {split}, {whose}:", "", *_table(columns, rows)]
+        lines += ["", f"{report.run.name}, {split}, {whose}:", "", *markdown_table(columns, rows)]
     return lines
 
 
@@ -218,7 +233,7 @@ def _metric_cells(metrics: dict[str, Any] | None) -> list[str]:
     return [str(metrics["images"]), *shares, f"{metrics['macro_f1']:.3f}"]
 
 
-def _run_lines(report: _RunReport) -> list[str]:
+def _run_lines(report: _RunReport, economics: Economics) -> list[str]:
     contract = report.record.contract
     side_px = contract.preprocessing.crop_px
     kind = ", synthetic phantoms" if contract.synthetic else ""
@@ -228,10 +243,8 @@ def _run_lines(report: _RunReport) -> list[str]:
     if any(result.timing is not None and result.quick for result in report.results):
         lines += ["Timed with `--quick`: one process each and few calls, for orientation only.", ""]
     rows = [row[1:] for row in bench_rows(report.results)]
-    lines += [*_table(BENCH_COLUMNS[1:], rows), "", *(f"- {line}" for line in noise_lines(report.results)), ""]
-    times = timing_rows(report.results)
-    if times:
-        lines += ["Times:", "", *_table(TIMING_COLUMNS, times), ""]
+    lines += [*markdown_table(BENCH_COLUMNS[1:], rows), ""]
+    lines += time_lines(report.results, report.speed, economics)
     lines += _detail_lines(report)
     for result in report.results:
         if result.verdict is not None:
@@ -243,7 +256,7 @@ def _run_lines(report: _RunReport) -> list[str]:
     spreads = build_spreads(report.run, contract.label_mode, report.results)
     if spreads:
         rows = [row[1:] for row in build_rows(spreads)]
-        lines += ["", BUILDS_READING, "", *_table(BUILD_COLUMNS[1:], rows)]
+        lines += ["", BUILDS_READING, "", *markdown_table(BUILD_COLUMNS[1:], rows)]
     return [*lines, ""]
 
 
@@ -260,7 +273,7 @@ def _detail_lines(report: _RunReport) -> list[str]:
         ("Changed answers by class:", CLASS_COLUMNS, class_rows(report.results)),
     ):
         if rows:
-            lines += [title, "", *_table(columns, rows), ""]
+            lines += [title, "", *markdown_table(columns, rows), ""]
     for result in report.results:
         parity = result.parity
         if parity is not None and parity.other_images:
@@ -273,7 +286,7 @@ def _detail_lines(report: _RunReport) -> list[str]:
         lines += [f"- {result.trial.identifier}: a batch of {size} was refused: {why}" for size, why in refused]
     if report.flips:
         lines += ["", "Images whose answer changed (`bench/flips.csv` has all their probabilities):", ""]
-        lines += _table(_FLIP_COLUMNS, [_flip_row(report, flip) for flip in report.flips[:_MOST_FLIPS]])
+        lines += markdown_table(_FLIP_COLUMNS, [_flip_row(report, flip) for flip in report.flips[:_MOST_FLIPS]])
         if len(report.flips) > _MOST_FLIPS:
             lines += ["", f"{len(report.flips) - _MOST_FLIPS} more in `{report.run.name}/bench/flips.csv`."]
     return [*lines, ""]
@@ -303,7 +316,7 @@ def _machine_lines(reports: list[_RunReport]) -> list[str]:
     return [f"- `{machine}`" for machine in sorted(machines)] or ["Nothing measured yet."]
 
 
-def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
+def _json(reports: list[_RunReport], problems: list[str], economics: Economics) -> dict[str, Any]:
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "problems": problems,
@@ -314,6 +327,7 @@ def _json(reports: list[_RunReport], problems: list[str]) -> dict[str, Any]:
                 "evaluation": report.evaluation,
                 "flips": [flip.model_dump() for flip in report.flips],
                 "trials": _trials_json(report.results),
+                **time_json(report.speed, economics),
                 "builds": [
                     spread.model_dump(mode="json")
                     for spread in build_spreads(report.run, report.record.contract.label_mode, report.results)

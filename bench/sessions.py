@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from bench.gate import Word
 from bench.proving import failed_result, load_message, worker_log
 from bench.results import TrialResult, answers_from_file, answers_path
+from bench.sweep import device_of_backend
 from bench.timing import Participant, Plan, measured_set
 from bench.timings import Instance, Timing
 from bench.trials import Reference
@@ -147,6 +148,7 @@ def _participant(reference: Reference, name: str, result: TrialResult) -> Partic
         load=load_message(reference, result.trial, rows),
         log=worker_log(reference, result.trial),
         outputs_bc=answers["outputs_bc"][: min(_CHECKED_ROWS, len(rows))],
+        on_gpu=device_of_backend(result.trial.backend) == "cuda",
     )
 
 

@@ -32,6 +32,7 @@ TIMING_COLUMNS = [
     "first call ms",
     "load s",
     "memory MB",
+    "mJ per image",
 ]
 
 
@@ -146,6 +147,7 @@ def _timing_cells(session: Session, result: TrialResult, summary: TimingSummary)
         f"{1e3 * summary.first_call_s:.1f}",
         f"{summary.load_s:.2f}",
         " + device ".join(f"{each / 1e6:.0f}" for each in memory),
+        "" if summary.energy_j_per_image is None else f"{1e3 * summary.energy_j_per_image:.3g}",
     ]
 
 
@@ -172,13 +174,28 @@ def noise_lines(results: Sequence[TrialResult]) -> list[str]:
         noise = duration_ratio(result.twin, result.timing)
         if noise is None:
             continue
-        trial = result.trial
+        trial, count = result.trial, f"{len(noise.pairs)} pair{'s' * (len(noise.pairs) > 1)}"
         kind = {"quick": ", --quick: no interval from one process", "strict": ", --strict"}.get(result.timing.mode, "")
         sign = "" if noise.sign_low is None else f", sign interval [{noise.sign_low:.3f}, {noise.sign_high:.3f}]"
         lines.append(
-            f"A/A, batch {trial.batch_size}, {trial.threads} threads ({len(noise.pairs)} pairs of processes{kind}): "
+            f"A/A, batch {trial.batch_size}, {trial.threads} threads ({count} of processes{kind}): "
             f"{trial.identifier} against itself {interval_text(noise.estimate, noise.low, noise.high, '.3f')}{sign}"
             f"{', contended' if result.timing.contended else ''}. That is the noise: a difference below "
             f"{100 * max(0.01, abs(noise.estimate - 1)):.1f} % is none."
         )
     return lines
+
+
+def power_lines(results: Iterable[TrialResult]) -> list[str]:
+    """Return what the machine did not tell of power and clocks, each once, and which rounds a GPU was throttled in."""
+    lines: dict[str, None] = {}
+    for result in results:
+        for one in result.timing.instances if result.timing is not None else ():
+            lines |= dict.fromkeys(f"Power: {note}" for note in one.power_notes)
+            for each in one.rounds:
+                if each.power is not None and each.power.gpu is not None and each.power.gpu.throttled_samples:
+                    reasons = ", ".join(each.power.gpu.throttled_samples)
+                    lines[f"{result.trial.identifier}: a round was rejected, for the GPU was slowed by {reasons}"] = (
+                        None
+                    )
+    return list(lines)

@@ -24,6 +24,7 @@ import numpy as np
 
 from bench.backends.interface import Float32s
 from bench.messages import Block, Load, Loaded, Recheck, Rechecked, Timed, Usage, Used, WarmedUp, WarmUp
+from bench.power import Power, PowerSampler
 from bench.timings import Instance, Mode, Round
 from bench.worker_process import WorkerProcess, started_worker
 from harness.core.errors import BackendError
@@ -78,6 +79,7 @@ class Participant:
     load: Load
     log: Path
     outputs_bc: Float32s
+    on_gpu: bool = False
     module: str = "bench.worker"
 
 
@@ -88,7 +90,9 @@ class _Running:
     load_s: float
     warm_up: WarmedUp
     calls: int
+    on_gpu: bool
     rounds: list[Round] = field(default_factory=list)
+    power_notes: list[str] = field(default_factory=list)
     used: Used | None = None
 
 
@@ -145,6 +149,7 @@ def _instance(each: _Running, number: int, quiet: bool | None) -> Instance:
         quiet_before=quiet,
         peak_memory_bytes=each.used.peak_memory_bytes,
         device_memory_bytes=each.used.device_memory_bytes,
+        power_notes=each.power_notes,
         rounds=each.rounds,
     )
 
@@ -173,7 +178,14 @@ def _warmed_up(worker: WorkerProcess, participant: Participant, plan: Plan, posi
     call_s = warm_up.later_call_s
     calls = max(plan.calls, math.ceil(plan.block_s / call_s))
     calls = max(3, min(calls, math.floor(plan.most_block_s / call_s)))
-    return _Running(worker=worker, position=position, load_s=loaded.load_s, warm_up=warm_up, calls=calls)
+    return _Running(
+        worker=worker,
+        position=position,
+        load_s=loaded.load_s,
+        warm_up=warm_up,
+        calls=calls,
+        on_gpu=participant.on_gpu,
+    )
 
 
 def check_same_answers(worker: WorkerProcess, participant: Participant) -> None:
@@ -195,18 +207,21 @@ def _measured_round(
     running: dict[str, _Running], failed: dict[str, BackendError], number: int, plan: Plan, baseline: str | None
 ) -> bool:
     """Measure one block of every worker; return whether the machine was ours throughout."""
-    measured: dict[str, tuple[Timed, float | None]] = {}
+    measured: dict[str, tuple[Timed, float | None, Power]] = {}
     for name in turned(list(running), number):
         each = running[name]
-        load = ForeignLoad()
-        try:
-            timed = each.worker.ask(Block(settle_calls=plan.settle_calls, calls=each.calls), Timed)
-        except BackendError as error:
-            failed[name] = error
-            del running[name]
-            continue
-        measured[name] = timed, load.cores(worker_cpu_s=timed.cpu_s)
-    quiet = all(foreign is None or foreign <= _FOREIGN_LIMIT_CORES for _, foreign in measured.values())
+        with PowerSampler(gpu_index=0 if each.on_gpu else None) as sampler:
+            load = ForeignLoad()
+            try:
+                timed = each.worker.ask(Block(settle_calls=plan.settle_calls, calls=each.calls), Timed)
+            except BackendError as error:
+                failed[name] = error
+                del running[name]
+                continue
+            foreign = load.cores(worker_cpu_s=timed.cpu_s)
+        measured[name] = timed, foreign, sampler.record()
+        each.power_notes = measured[name][2].notes
+    quiet = all(undisturbed(foreign, power) for _, foreign, power in measured.values())
     blocks = {
         name: Round(
             number=number,
@@ -216,13 +231,20 @@ def _measured_round(
             queue_s=timed.queue_s,
             foreign_cores=foreign,
             accepted=quiet,
+            power=power if power.tells_anything else None,
         )
-        for name, (timed, foreign) in measured.items()
+        for name, (timed, foreign, power) in measured.items()
     }
     baseline_s = blocks[baseline].call_s if baseline in blocks else None
     for name, block in blocks.items():
         running[name].rounds.append(block.model_copy(update={"baseline_s": baseline_s}))
     return quiet
+
+
+def undisturbed(foreign_cores: float | None, power: Power) -> bool:
+    """Tell whether a block counts: others used little of the machine, and no GPU slowed itself down."""
+    throttled = power.gpu is not None and bool(power.gpu.throttled_samples)
+    return not throttled and (foreign_cores is None or foreign_cores <= _FOREIGN_LIMIT_CORES)
 
 
 def wait_until_quiet(within_s: float) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from bench.power import Power
 from bench.time_statistics import Interval, Ratio, latency_over_processes, percentile, ratio_from_logs
 
 Float64s = npt.NDArray[np.float64]
@@ -34,7 +35,8 @@ class Round(_Record):
 
     `queue_s` is the time per call of a block that was submitted to the runtime's own queue, where it has one: then no
     single call has a latency, and the lists are empty. `device_s` is what the device's own timers say of each call.
-    `baseline_s` is the median call of eager PyTorch's block in the same round.
+    `baseline_s` is the median call of eager PyTorch's block in the same round. `power` is what the machine told of
+    power and clocks meanwhile, None where it tells nothing.
     """
 
     number: int
@@ -45,6 +47,7 @@ class Round(_Record):
     foreign_cores: float | None
     accepted: bool
     baseline_s: float | None = None
+    power: Power | None = None
 
     @cached_property
     def call_s(self) -> float:
@@ -67,6 +70,7 @@ class Instance(_Record):
     quiet_before: bool | None = None
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
+    power_notes: list[str] = []
     rounds: list[Round]
 
     def used_rounds(self) -> list[Round]:
@@ -146,6 +150,7 @@ class TimingSummary(_Record):
     first_call_s: float
     peak_memory_bytes: int | None
     device_memory_bytes: int | None
+    energy_j_per_image: float | None
 
 
 def timing_summary(timing: Timing, batch_size: int) -> TimingSummary:
@@ -173,7 +178,18 @@ def timing_summary(timing: Timing, batch_size: int) -> TimingSummary:
         first_call_s=statistics.median(one.first_call_s for one in timing.instances),
         peak_memory_bytes=_largest([one.peak_memory_bytes for one in timing.instances]),
         device_memory_bytes=_largest([one.device_memory_bytes for one in timing.instances]),
+        energy_j_per_image=_energy_j_per_call(used, batch_size),
     )
+
+
+def _energy_j_per_call(rounds: list[Round], batch_size: int) -> float | None:
+    """Return joules per image over the blocks of which the machine told them, by their average power."""
+    told = [
+        (each.power.energy_j / each.power.duration_s) * each.call_s
+        for each in rounds
+        if each.power is not None and each.power.energy_j is not None and each.power.duration_s
+    ]
+    return statistics.fmean(told) / batch_size if told else None
 
 
 def process_medians_s(timing: Timing, boundary: Literal["compute_s", "end_to_end_s"] = "end_to_end_s") -> list[float]:

@@ -260,13 +260,31 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
 @cli.command(epilog="Example: harness report --runs demo/runs --pytest-benchmark times.json")
 @runs_option
 @click.option("--pytest-benchmark", type=path_type, metavar="FILE", help="Also all times as JSON of pytest-benchmark.")
+@click.option(
+    "--price-per-hour",
+    type=click.FloatRange(min=0, min_open=True),
+    help="What the machine costs, in any currency: adds the cost of a million images.",
+)
+@click.option(
+    "--images-per-day",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Your traffic: adds the days after which a build has paid for itself.",
+)
 @json_option
-def report(runs_folder: Path, pytest_benchmark: Path | None, as_json: bool) -> None:
+def report(
+    runs_folder: Path,
+    pytest_benchmark: Path | None,
+    price_per_hour: float | None,
+    images_per_day: float | None,
+    as_json: bool,
+) -> None:
     """Write RUNS/report: report.md, report.json and report.csv from everything measured so far."""
     from bench.report import write_report
+    from bench.report_time import Economics
     from harness.core.runs import runs_from_names
 
-    paths = write_report(runs_folder, runs_from_names(runs_folder, ()), pytest_benchmark)
+    economics = Economics(price_per_hour=price_per_hour, images_per_day=images_per_day)
+    paths = write_report(runs_folder, runs_from_names(runs_folder, ()), pytest_benchmark, economics)
     if as_json:
         named = {path.suffix[1:]: str(path) for path in paths[:3]}
         click.echo(json.dumps(named | ({"pytest_benchmark": str(pytest_benchmark)} if pytest_benchmark else {})))

@@ -91,7 +91,7 @@ _OPTIONS: dict[str, set[str]] = {
         "--force",
         "--json",
     },
-    "report": {"--runs", "--pytest-benchmark", "--json"},
+    "report": {"--runs", "--pytest-benchmark", "--price-per-hour", "--images-per-day", "--json"},
     "compare": {"--markdown", "--strict", "--max-slowdown", "--json"},
     "doctor": {"--json"},
 }
