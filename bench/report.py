@@ -151,15 +151,11 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
 
 
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:
-    return sorted(
-        results,
-        key=lambda each: (
-            each.trial.threads,
-            each.trial.batch_size,
-            each.trial.variant != "eager",
-            each.trial.identifier,
-        ),
-    )
+    def order(result: TrialResult) -> tuple[int, int, bool, str]:
+        trial = result.trial
+        return trial.threads, trial.batch_size, trial.variant != "eager", trial.identifier
+
+    return sorted(results, key=order)
 
 
 def _markdown(reports: list[_RunReport], problems: list[str], economics: Economics) -> str:
