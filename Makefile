@@ -14,7 +14,7 @@ FILMS ?= ../shared/data/cxr
 # Runtimes that exist for this machine: OpenVINO everywhere, TensorRT-RTX on Linux x86-64, TensorRT where asked for.
 comma := ,
 ON_LINUX_X86 := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
-EXTRAS := test,openvino$(if $(ON_LINUX_X86),$(comma)rtx)$(if $(GPU),$(comma)gpu)
+EXTRAS := test,openvino,load$(if $(ON_LINUX_X86),$(comma)rtx)$(if $(GPU),$(comma)gpu)
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 # Without DATA the phantoms stand in, and then random weights and the quick recipe: said loudly below.

@@ -36,7 +36,7 @@ def holds(query_count: int, over_count: int, fraction: float = SERVER_PERCENTILE
 def upper_estimate(latencies: npt.NDArray[np.float64], fraction: float) -> float | None:
     """Return the bound on a percentile, None where there are too few queries: 64 for p90, 662 for p99.
 
-    LoadGen's estimate is one order statistic more careful than `holds`: sorted[n - t] where t may exceed a bound.
+    Where t queries may exceed a bound, LoadGen discards t - 1 and tells the highest of the rest, sorted[n - t].
     """
     over = allowed_over(len(latencies), fraction)
     return float(np.sort(latencies)[len(latencies) - over]) if over > 0 else None

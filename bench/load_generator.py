@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.backends.interface import Backend, Images
 from bench.load_messages import Drive, Driven, Prepare, Prepared, Rest, Rested
-from bench.load_settings import test_settings
+from bench.load_settings import loadgen_settings
 from bench.worker import Worker, reply_to, serve
 from harness.core.errors import BackendError
 
@@ -198,7 +198,7 @@ def _run_loadgen(served: ServedModel, message: Drive, image_count: int) -> Any:
 
     folder: Path = message.folder
     folder.mkdir(parents=True, exist_ok=True)  # Without it LoadGen prints a line and aborts the process.
-    given = test_settings(message.settings, image_count)
+    given = loadgen_settings(message.settings, image_count)
     logs, output = mlperf_loadgen.LogSettings(), mlperf_loadgen.LogOutputSettings()
     output.outdir = str(folder)
     logs.log_output = output

@@ -64,11 +64,13 @@ def refusal(scenario: Scenario, batch_size: int) -> str:
     if scenario in ("single-stream", "server") and batch_size != 1:
         return f"{scenario} asks for one image at a time, and this trial's batch is {batch_size}"
     if scenario == "multi-stream" and SAMPLES_PER_QUERY % batch_size:
-        return f"multi-stream asks for {SAMPLES_PER_QUERY} images at a time, which a batch of {batch_size} does not divide"
+        return (
+            f"multi-stream asks for {SAMPLES_PER_QUERY} images at a time, which a batch of {batch_size} does not divide"
+        )
     return ""
 
 
-def test_settings(settings: LoadSettings, image_count: int) -> Any:
+def loadgen_settings(settings: LoadSettings, image_count: int) -> Any:
     """Return LoadGen's own settings object: the embedded configuration with ours on top."""
     import mlperf_loadgen
 
@@ -91,7 +93,3 @@ def test_settings(settings: LoadSettings, image_count: int) -> Any:
     bound_s = _NO_BOUND_S if settings.latency_bound_s is None else settings.latency_bound_s
     made.server_target_latency_ns = int(bound_s * 1e9)
     return made
-
-
-# pytest would take the name for a test.
-test_settings.__test__ = False  # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ class WorkerProcess:
         self._log_path = log
         self._limit_s = limit_s
         self._log = log.open("wb")
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603  # the module is one of ours
             [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
