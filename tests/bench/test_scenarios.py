@@ -44,7 +44,7 @@ _PLAN = LoadPlan(
     queries=64,
     duration_s=0.3,
     limit_s=10.0,
-    search=SearchPlan(probe_queries=459, confirming_queries=459, resolution=0.5, limit_s=10.0),
+    search=SearchPlan(probe_queries=459, confirming_queries=459, resolution=0.5, limit_s=10.0, confirming_limit_s=10.0),
     quick=True,
 )
 MakeSubject = Callable[..., Subject]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,11 +15,13 @@ from bench.load_settings import LoadSettings
 from bench.server_search import Found, SearchPlan, highest_rate
 
 _SERVICE_S = 0.01
-_PLAN = SearchPlan(probe_queries=662, confirming_queries=1200, resolution=0.05, limit_s=1000.0)
+_PLAN = SearchPlan(
+    probe_queries=662, confirming_queries=1200, resolution=0.05, limit_s=1000.0, confirming_limit_s=1000.0
+)
 
 
 class Queue:
-    """One server with a constant service time, and arrivals at the times that a seed decides; its clock is simulated."""
+    """One server with a constant service time, and arrivals that a seed decides; its clock is simulated."""
 
     def __init__(self, *, worse_by: Callable[[str], float] = lambda name: 1.0) -> None:
         self.now_s = 0.0
@@ -84,7 +87,7 @@ def test_the_rate_found_holds_the_bound_and_the_next_one_above_does_not() -> Non
 
 
 def test_a_looser_bound_holds_at_a_higher_rate() -> None:
-    rates = [_found(Queue(), bound_s).rate_per_s for bound_s in (0.020, 0.040, 0.080)]
+    rates = [_found(Queue(), bound_s).rate_per_s for bound_s in (0.030, 0.050, 0.080)]
     assert all(rate is not None for rate in rates)
     assert rates == sorted(set(rates))  # type: ignore[type-var]
 
@@ -110,7 +113,7 @@ def test_a_bound_that_no_rate_holds_ends_the_search_without_a_rate() -> None:
 
 
 def test_a_search_is_cut_before_a_probe_that_would_exceed_its_time() -> None:
-    plan = SearchPlan(probe_queries=662, confirming_queries=662, resolution=0.05, limit_s=30.0)
+    plan = replace(_PLAN, limit_s=30.0)
     queue = Queue()
     found = _found(queue, 0.030, plan)
     assert sum(probe.query_count / probe.offered_per_s for probe in found.probes if not probe.confirming) <= 30.0
@@ -122,18 +125,26 @@ def test_a_rate_that_does_not_hold_again_is_lowered_until_one_does() -> None:
     found = _found(queue, 0.030)
     confirming = [probe for probe in found.probes if probe.confirming]
     assert [probe.held for probe in confirming] == [False, True]
-    assert found.rate_per_s == confirming[1].offered_per_s == pytest.approx(0.95 * confirming[0].offered_per_s)
+    assert found.rate_per_s == confirming[1].offered_per_s == pytest.approx(0.9 * confirming[0].offered_per_s)
 
 
 def test_a_rate_that_never_holds_again_is_not_told_as_one_that_does() -> None:
     found = _found(Queue(worse_by=lambda name: 4.0 if name.startswith("confirming") else 1.0), 0.030)
     assert found.rate_per_s is None
     assert found.run is not None
-    assert [probe.held for probe in found.probes if probe.confirming] == [False, False, False]
-    assert "held once" in found.words
+    confirming = [probe for probe in found.probes if probe.confirming]
+    assert [probe.held for probe in confirming] == [False] * 5
+    assert f"down to {confirming[-1].offered_per_s:.1f} did not hold" in found.words
+
+
+def test_confirming_ends_at_its_own_limit_and_asks_no_fewer_queries_than_a_probe() -> None:
+    plan = replace(_PLAN, confirming_limit_s=30.0)
+    found = _found(Queue(worse_by=lambda name: 4.0 if name.startswith("confirming") else 1.0), 0.030, plan)
+    (confirming,) = [probe for probe in found.probes if probe.confirming]
+    assert confirming.query_count == 662
 
 
 def test_a_plan_whose_probes_could_show_nothing_is_a_mistake() -> None:
-    plan = SearchPlan(probe_queries=458, confirming_queries=662, resolution=0.05, limit_s=30.0)
+    plan = replace(_PLAN, probe_queries=458)
     with pytest.raises(AssertionError):
         _found(Queue(), 0.030, plan)
