@@ -42,7 +42,10 @@ class Drive(_Message):
 
 
 class Driven(_Message):
-    """LoadGen's own log has the result; here is what it does not have. `seeds` are those it was given."""
+    """LoadGen's own log has the result; here is what it does not have. `seeds` are those it was given.
+
+    `cpu_s` is of the whole request, so that nothing of ours is taken for somebody else's.
+    """
 
     cpu_s: float
     seeds: dict[str, int]

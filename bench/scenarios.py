@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.early_stopping import SERVER_PERCENTILE, least_queries
+from bench.gate import Word
 from bench.load_log import LoadRun, run_from_folder
 from bench.load_messages import Drive, Driven, Prepare, Prepared
+from bench.load_plan import FULL_LOAD, LoadPlan
 from bench.load_records import ScenarioResult, load_folder, write_scenario
 from bench.load_settings import (
     INSTALL_HINT,
@@ -29,7 +30,7 @@ from bench.load_settings import (
 )
 from bench.messages import Block, Load, Timed, WarmedUp, WarmUp
 from bench.results import Answers, Trial
-from bench.server_search import SearchPlan, highest_rate
+from bench.server_search import highest_rate
 from bench.worker_process import WorkerProcess
 from harness.core.errors import BackendError
 from harness.core.interrupts import interrupts_held
@@ -46,46 +47,6 @@ _PREPARING_LIMIT_S = 300.0
 _LIMIT_S = 60.0
 _LIMIT_FACTOR = 3.0
 _SERVER_SHARE = 0.5  # Of the closed loop's rate, where no bound was asked for.
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadPlan:
-    """How much is measured: at least `queries` and `duration_s`, unless that is foreseen to exceed `limit_s`."""
-
-    queries: int
-    duration_s: float
-    limit_s: float
-    search: SearchPlan
-    quick: bool
-
-
-# 662 queries are the fewest with an estimate of p99, 64 of p90; 459 can hold a bound on p99 if not one exceeds it.
-FULL_LOAD = LoadPlan(
-    queries=least_queries(0.99),
-    duration_s=5.0,
-    limit_s=60.0,
-    search=SearchPlan(
-        probe_queries=least_queries(SERVER_PERCENTILE),
-        confirming_queries=1200,
-        resolution=0.05,
-        limit_s=90.0,
-        confirming_limit_s=70.0,
-    ),
-    quick=False,
-)
-QUICK_LOAD = LoadPlan(
-    queries=least_queries(0.90),
-    duration_s=1.0,
-    limit_s=10.0,
-    search=SearchPlan(
-        probe_queries=least_queries(SERVER_PERCENTILE, over_count=0),
-        confirming_queries=least_queries(SERVER_PERCENTILE, over_count=0),
-        resolution=0.2,
-        limit_s=30.0,
-        confirming_limit_s=20.0,
-    ),
-    quick=True,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +133,8 @@ def _scenario_result(
         machine=machine_description(),
     )
     why = refusal(scenario, subject.trial.batch_size)
+    if subject.verdict == Word.FAIL.value:
+        why = "its verdict is FAIL, and what answers wrongly is not timed"
     if why:
         return draft.model_copy(update={"status": "refused", "reason": why})
     if loadgen_version() is None:

@@ -11,87 +11,37 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import scenarios
-from bench.backends.interface import LoadRequest
+from bench import scenarios, worker_process
 from bench.early_stopping import holds, upper_estimate
 from bench.load_log import detail_from_folder
 from bench.load_messages import Drive, Driven
+from bench.load_plan import LoadPlan
 from bench.load_records import ScenarioResult, load_folder, scenario_sentence, scenarios_of_run
 from bench.load_settings import LoadSettings
 from bench.load_tables import PROBE_COLUMNS, SCENARIO_COLUMNS, probe_rows, scenario_rows
-from bench.messages import Load
-from bench.results import Trial
-from bench.scenarios import LoadPlan, Subject, run_scenarios
+from bench.scenarios import Subject, run_scenarios
 from bench.server_search import SearchPlan
 from bench.worker_process import WorkerProcess
-from harness.core.contract import Preprocessing
 from harness.core.errors import BackendError
-from harness.core.passport import golden_pair
 from harness.core.progress import SILENT
-from harness.core.runs import RunDirectory
-from harness.data.golden import pair_pixels
 
 pytest.importorskip("mlperf_loadgen")
 
-_ROWS = [59, 3, 40, 41, 42, 0, 7]
 _PLAN = LoadPlan(
     queries=64,
     duration_s=0.3,
     limit_s=10.0,
-    search=SearchPlan(probe_queries=459, confirming_queries=459, resolution=0.5, limit_s=10.0, confirming_limit_s=10.0),
+    search=SearchPlan(probe_queries=459, confirming_queries=459, resolution=0.5, limit_s=1e4, confirming_limit_s=1e4),
     quick=True,
 )
 MakeSubject = Callable[..., Subject]
-
-
-@pytest.fixture
-def make_subject(session_run: Any, tmp_path: Path) -> MakeSubject:
-    """Return a function that makes a subject of the session's float32 file, with the golden's answers."""
-
-    def make(*, batch_size: int = 1, backend: str = "onnxruntime", shift: float = 0.0) -> Subject:
-        (images,) = session_run.runs_folder.glob("evaluation-sets/*/images.npy")
-        with np.load(session_run.folder / "golden.npz") as golden:
-            logits_bc = golden["logits_bc"][_ROWS] + np.float32(shift)
-        load = Load(
-            backend=backend,
-            request=LoadRequest(
-                artifact=session_run.folder / "export" / "fp32.onnx",
-                case="d2-resnet18-ce",
-                batch_size=batch_size,
-                image_px=64,
-                class_count=3,
-                threads=1,
-            ),
-            images=images,
-            rows=_ROWS,
-            preprocessing=Preprocessing(resize_px=73, crop_px=64),
-            pair=golden_pair(pair_pixels(64), np.zeros(3, dtype=np.float32)),
-        )
-        trial = Trial(
-            run="d2-resnet18-ce",
-            variant="fp32",
-            artifact="export/fp32.onnx",
-            backend=backend,
-            precision="fp32",
-            batch_size=batch_size,
-            threads=1,
-        )
-        return Subject(
-            run=RunDirectory(tmp_path / "run"),
-            trial=trial,
-            load=load,
-            artifact_sha256="0" * 64,
-            verdict="PASS",
-            answers={"rows": np.array(_ROWS), "outputs_bc": logits_bc},
-        )
-
-    return make
 
 
 def _only(results: list[ScenarioResult]) -> ScenarioResult:
@@ -249,7 +199,7 @@ bench.load_generator.main()
 
 
 def _started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str, *, after: int = 150, at_exit: str = ""
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str, *, after: int = 120, at_exit: str = ""
 ) -> None:
     """Let processes start with a backend that turns after so many calls."""
     (tmp_path / "turning_backend.py").write_text(_TURNING.format(after=after, deed=deed))
@@ -316,6 +266,23 @@ def test_a_process_that_crashes_after_a_good_reply_is_not_believed(
     assert "SIGSEGV" in result.reason
     folder = load_folder(make_subject().run) / "fp32.turning.b1.t1.offline"
     assert json.loads((folder.with_name(folder.name + ".json")).read_text())["status"] == "failed"
+
+
+def test_a_process_that_does_not_end_after_a_good_reply_is_not_believed(
+    make_subject: MakeSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _started(tmp_path, monkeypatch, "pass", at_exit="import time; time.sleep(600)")
+    monkeypatch.setattr(worker_process, "_CLOSING_LIMIT_S", 1.0)
+    result = _only(run_scenarios(make_subject(backend="turning"), ["offline"], SILENT, plan=_PLAN))
+    assert (result.status, result.run) == ("failed", None)
+    assert "did not end within" in result.reason
+
+
+def test_a_trial_whose_verdict_is_fail_is_not_timed(make_subject: MakeSubject) -> None:
+    subject = replace(make_subject(), verdict="FAIL")
+    result = _only(run_scenarios(subject, ["single-stream"], SILENT, plan=_PLAN))
+    assert (result.status, result.closed_loop_s) == ("refused", [])
+    assert "verdict is FAIL" in result.reason
 
 
 def test_a_process_killed_from_outside_is_an_error_that_names_the_signal(
