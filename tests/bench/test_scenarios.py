@@ -108,20 +108,6 @@ def test_a_server_without_a_bound_is_offered_half_of_what_a_closed_loop_manages(
     assert run.scheduled_per_s is not None
 
 
-def test_a_server_with_a_bound_records_every_rate_that_was_tried(make_subject: MakeSubject) -> None:
-    result = _only(run_scenarios(make_subject(), ["server"], SILENT, plan=_PLAN, latency_bound_s=5.0))
-    assert result.status == "measured", result.reason
-    # Five seconds: the bound holds at any rate below the capacity, on any machine that runs the tests.
-    assert [probe.held for probe in result.probes] == [True, True]
-    assert [probe.confirming for probe in result.probes] == [False, True]
-    assert result.highest_per_s == result.probes[-1].offered_per_s
-    assert result.run is not None
-    assert result.run.over_bound_count == result.probes[-1].over_bound_count == 0
-    for probe in result.probes:
-        assert probe.held == holds(probe.query_count, probe.over_bound_count) == (probe.flag == "VALID")
-    assert all(len(row) == len(PROBE_COLUMNS) for row in probe_rows(result))
-
-
 def test_a_bound_below_what_a_lone_call_takes_is_told_without_a_search(make_subject: MakeSubject) -> None:
     result = _only(run_scenarios(make_subject(), ["server"], SILENT, plan=_PLAN, latency_bound_s=1e-6))
     assert result.status == "measured"
@@ -211,6 +197,39 @@ def _started(
     monkeypatch.setattr(sys, "executable", str(program))
     # Turning is by calls, so their number must be known: 7 answers, then these and the closed loop's 103.
     monkeypatch.setattr(scenarios, "_WARM_UP", scenarios.WarmUp(calls=5, duration_s=0.0))
+
+
+def test_a_server_with_a_bound_records_every_rate_that_was_tried(
+    make_subject: MakeSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 459 queries are the fewest that can hold a bound: from here on a call is a nap, so that they do not take a minute.
+    _started(tmp_path, monkeypatch, "return time.sleep(0.002)", after=12)
+    # Five seconds: the bound holds at any rate below the capacity, on any machine that runs the tests.
+    result = _only(run_scenarios(make_subject(backend="turning"), ["server"], SILENT, plan=_PLAN, latency_bound_s=5.0))
+    assert result.status == "measured", result.reason
+    assert [probe.held for probe in result.probes] == [True, True]
+    assert [probe.confirming for probe in result.probes] == [False, True]
+    assert result.highest_per_s == result.probes[-1].offered_per_s
+    assert result.run is not None
+    assert result.run.over_bound_count == result.probes[-1].over_bound_count == 0
+    for probe in result.probes:
+        assert probe.held == holds(probe.query_count, probe.over_bound_count) == (probe.flag == "VALID")
+    assert all(len(row) == len(PROBE_COLUMNS) for row in probe_rows(result))
+    assert "p99 <= 5000 ms held at" in scenario_rows([result])[0][-1]
+
+
+def test_loadgen_and_the_search_agree_on_a_bound_that_does_not_hold(
+    make_subject: MakeSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every twentieth call is slow, and so at least one query in twenty: at no rate is that one in a hundred.
+    deed = "return time.sleep(0.05 if self.calls % 20 == 0 else 0.001)"
+    _started(tmp_path, monkeypatch, deed, after=12)
+    plan = replace(_PLAN, search=replace(_PLAN.search, limit_s=5.0))
+    result = _only(run_scenarios(make_subject(backend="turning"), ["server"], SILENT, plan=plan, latency_bound_s=0.04))
+    assert result.status == "measured", result.reason
+    assert (result.highest_per_s, result.run) == (None, None)
+    assert [(probe.held, probe.flag) for probe in result.probes] == [(False, "INVALID")] * len(result.probes)
+    assert all(probe.over_bound_count >= 459 // 20 for probe in result.probes)
 
 
 _BUG = ("raise ValueError('seven')", "ValueError: seven")
