@@ -32,7 +32,7 @@ from bench.messages import Block, Load, Timed, WarmedUp, WarmUp
 from bench.results import Answers, Trial
 from bench.server_search import highest_rate
 from bench.worker_process import WorkerProcess
-from harness.core.errors import BackendError
+from harness.core.errors import BackendError, UsageError
 from harness.core.interrupts import interrupts_held
 from harness.core.machine import ForeignLoad, machine_description
 from harness.core.progress import Progress
@@ -46,6 +46,7 @@ _CLOSED_LOOP = Block(settle_calls=3, calls=100)
 _PREPARING_LIMIT_S = 300.0
 _LIMIT_S = 60.0
 _LIMIT_FACTOR = 3.0
+_MOST_BOUND_S = 60.0
 _SERVER_SHARE = 0.5  # Of the closed loop's rate, where no bound was asked for.
 
 
@@ -106,8 +107,14 @@ def run_scenarios(
 ) -> list[ScenarioResult]:
     """Measure scenarios one after the other; a record is on disk before the next begins.
 
-    A scenario that fails is a result with its reason, never the end. `latency_bound_s` makes the server a search.
+    A scenario that fails is a result with its reason, never the end. `latency_bound_s` makes the server a search;
+    raises UsageError for a bound that is none.
     """
+    if latency_bound_s is not None and not 0 < latency_bound_s <= _MOST_BOUND_S:
+        raise UsageError(
+            f"The latency bound is {latency_bound_s * 1000:g} ms.",
+            hint=f"Give more than 0 and at most {_MOST_BOUND_S * 1000:.0f}.",
+        )
     results = []
     with progress.task(f"{subject.trial.run} {subject.trial.identifier} under load", total=len(scenarios)) as task:
         for scenario in scenarios:

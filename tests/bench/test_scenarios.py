@@ -29,7 +29,7 @@ from bench.load_tables import PROBE_COLUMNS, SCENARIO_COLUMNS, probe_rows, scena
 from bench.scenarios import Subject, run_scenarios
 from bench.server_search import SearchPlan
 from bench.worker_process import WorkerProcess
-from harness.core.errors import BackendError
+from harness.core.errors import BackendError, UsageError
 from harness.core.progress import SILENT
 
 pytest.importorskip("mlperf_loadgen")
@@ -114,6 +114,12 @@ def test_a_bound_below_what_a_lone_call_takes_is_told_without_a_search(make_subj
     assert result.probes == []
     assert result.highest_per_s is None
     assert "a call alone takes" in result.search
+
+
+@pytest.mark.parametrize("bound_s", [0.0, -1.0, float("nan"), 61.0])
+def test_a_bound_that_is_none_is_the_users_mistake(make_subject: MakeSubject, bound_s: float) -> None:
+    with pytest.raises(UsageError, match="latency bound"):
+        run_scenarios(make_subject(), ["server"], SILENT, plan=_PLAN, latency_bound_s=bound_s)
 
 
 @pytest.mark.parametrize(
