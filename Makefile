@@ -11,10 +11,12 @@ DEMO := demo
 # Films in class folders for `make mutants`; phantoms stand in where they are not.
 FILMS ?= ../shared/data/cxr
 
-# Runtimes that exist for this machine: OpenVINO everywhere, TensorRT-RTX on Linux x86-64, TensorRT where asked for.
+# What exists for this machine: OpenVINO everywhere, LoadGen not as a wheel for Linux on ARM, TensorRT-RTX on Linux
+# x86-64, TensorRT where asked for.
 comma := ,
 ON_LINUX_X86 := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
-EXTRAS := test,openvino$(if $(ON_LINUX_X86),$(comma)rtx)$(if $(GPU),$(comma)gpu)
+ON_LINUX_ARM := $(filter Linux-aarch64,$(shell uname -s)-$(shell uname -m))
+EXTRAS := test,openvino$(if $(ON_LINUX_ARM),,$(comma)load)$(if $(ON_LINUX_X86),$(comma)rtx)$(if $(GPU),$(comma)gpu)
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 # Without DATA the phantoms stand in, and then random weights and the quick recipe: said loudly below.
