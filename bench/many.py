@@ -11,6 +11,7 @@ from bench.ceiling import ensured_ceiling
 from bench.flips import with_earlier_results, write_flips
 from bench.gate import Word
 from bench.keeping import kept_result
+from bench.loads import Load, LoadRequest, Loads, measure_loads
 from bench.proving import Terms, proved
 from bench.results import Splits, Trial, TrialResult
 from bench.sessions import timed
@@ -47,6 +48,8 @@ class BenchRequest:
     splits: Splits
     plan: Plan
     force: bool
+    artifacts: tuple[str, ...] = ()
+    load: LoadRequest = field(default_factory=LoadRequest)
 
     @staticmethod
     def from_options(
@@ -58,11 +61,17 @@ class BenchRequest:
         splits: Splits = "test",
         mode: Mode,
         force: bool,
+        artifacts: tuple[str, ...] = (),
+        scenarios: tuple[Load, ...] = (),
+        latency_bound: float | None = None,
     ) -> BenchRequest:
         """Resolve the command line's options: none named means all, no or 0 threads one per core.
 
-        Raises UsageError for a margin that is no loss: NaN is below no bound, and nothing would exceed it.
+        `latency_bound` is in ms. Raises UsageError for a margin that is no loss (NaN is below no bound, and nothing
+        would exceed it), and for a bound without a server.
         """
+        if latency_bound is not None and "server" not in scenarios:
+            raise UsageError("--latency-bound is of a server.", hint="Add `--scenario server`.")
         if not _SMALLEST_MARGIN <= margin <= 100:
             raise UsageError(
                 f"The margin is {margin:g} percentage points.", hint=f"Give {_SMALLEST_MARGIN:g} to 100; 1 is usual."
@@ -77,6 +86,13 @@ class BenchRequest:
             splits=splits,
             plan=PLANS[mode],
             force=force,
+            artifacts=artifacts,
+            load=LoadRequest(
+                loads=tuple(dict.fromkeys(scenarios)),
+                latency_bound_s=None if latency_bound is None else latency_bound / 1e3,
+                quick=mode == "quick",
+                force=force,
+            ),
         )
 
 
@@ -85,6 +101,7 @@ class BenchOutcome:
     """All results, and the failures that leave something unmeasured."""
 
     results: list[TrialResult] = field(default_factory=list)
+    loads: Loads = field(default_factory=lambda: Loads(scenarios=[], gaps=[]))
     failures: list[FailedRow] = field(default_factory=list)
 
     def columns(self) -> list[str]:
@@ -92,6 +109,10 @@ class BenchOutcome:
 
     def rows(self) -> list[list[str]]:
         return bench_rows(self.results)
+
+    def load_tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Title, columns and rows of what was measured under load."""
+        return self.loads.tables()
 
     def noise(self) -> list[str]:
         """One line per session: what a model differs from itself by."""
@@ -160,6 +181,24 @@ def _measure_ceilings(runs: list[RunDirectory], request: BenchRequest, progress:
 def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, progress: Progress) -> None:
     """Add a run's results and failures to the outcome; raise HarnessError where nothing of it can be trusted."""
     reference = reference_of_run(run)
+    trials = _chosen(run, request)
+    results: list[TrialResult] = []
+    for _, group in groupby(trials, key=lambda trial: (trial.threads, trial.batch_size)):
+        judged = _proved(reference, list(group), request, progress)
+        results += timed(reference, judged, request.plan, lambda each: _keep(run, each), progress, again=request.force)
+    loads = measure_loads(reference, results, request.load, progress)
+    outcome.results += results
+    outcome.loads.scenarios.extend(loads.scenarios)
+    outcome.loads.gaps.extend(loads.gaps)
+    outcome.failures += [FailedRow(name=run.name, error=each) for each in _load_failures(run, loads)]
+    outcome.failures += [FailedRow(name=run.name, error=each) for each in _failures(run, results, request)]
+    flips = write_flips(reference, with_earlier_results(reference, results))
+    if flips:
+        progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
+
+
+def _chosen(run: RunDirectory, request: BenchRequest) -> list[Trial]:
+    """Return the trials that were asked for, and eager PyTorch, with which they are compared; raises UsageError."""
     trials = [
         trial
         for threads in request.threads
@@ -169,15 +208,14 @@ def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, 
         raise UsageError(
             f"{run.name} has nothing for {', '.join(request.backends)}.", hint="Run `harness export` first."
         )
-    results = []
-    for _, group in groupby(trials, key=lambda trial: (trial.threads, trial.batch_size)):
-        judged = _proved(reference, list(group), request, progress)
-        results += timed(reference, judged, request.plan, lambda each: _keep(run, each), progress, again=request.force)
-    outcome.results += results
-    outcome.failures += [FailedRow(name=run.name, error=each) for each in _failures(run, results, request)]
-    flips = write_flips(reference, with_earlier_results(reference, results))
-    if flips:
-        progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
+    names = {trial.variant for trial in trials}
+    if unknown := set(request.artifacts) - names:
+        raise UsageError(
+            f"{run.name} has no {', '.join(sorted(unknown))} for these backends.",
+            hint=f"It has {', '.join(sorted(names))}.",
+        )
+    wanted = set(request.artifacts) or names
+    return [trial for trial in trials if trial.variant in wanted or trial.backend == "pytorch"]
 
 
 def _failures(run: RunDirectory, results: list[TrialResult], request: BenchRequest) -> list[BackendError]:
@@ -190,6 +228,17 @@ def _failures(run: RunDirectory, results: list[TrialResult], request: BenchReque
         for result in results
         if result.status == "failed"
         or (result.status == "unavailable" and request.asked_backends and result.trial.backend in missing)
+    ]
+
+
+def _load_failures(run: RunDirectory, loads: Loads) -> list[BackendError]:
+    """Return what could not be measured under load, though it was asked for."""
+    told = [(each.trial, each.scenario, each.status, each.reason) for each in loads.scenarios]
+    told += [(each.trial, "idle-gap", each.status, each.reason) for each in loads.gaps]
+    return [
+        BackendError(f"{run.name} {trial.identifier} {what}: {reason}", hint=f"See {run.bench_folder / 'load'}.")
+        for trial, what, status, reason in told
+        if status in {"failed", "unavailable"}
     ]
 
 

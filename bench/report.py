@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
+from bench.loads import Loads, load_lines, loads_json, loads_of_results
 from bench.pytest_benchmark_json import write_pytest_benchmark_json
 from bench.report_time import NO_ECONOMICS, Economics, Speed, speed_of_run, time_json, time_lines
 from bench.results import TrialResult, results_from_folder
@@ -61,6 +62,7 @@ class _RunReport:
     results: list[TrialResult]
     flips: list[Flip]
     speed: Speed
+    loads: Loads
 
 
 def write_report(
@@ -95,6 +97,7 @@ def write_report(
                     results=current,
                     flips=flips,
                     speed=speed_of_run(runs_folder, run, current),
+                    loads=loads_of_results(run, current),
                 )
             )
         except HarnessError as error:
@@ -241,6 +244,7 @@ def _run_lines(report: _RunReport, economics: Economics) -> list[str]:
     rows = [row[1:] for row in bench_rows(report.results)]
     lines += [*markdown_table(BENCH_COLUMNS[1:], rows), ""]
     lines += time_lines(report.results, report.speed, economics)
+    lines += load_lines(report.loads)
     lines += _detail_lines(report)
     for result in report.results:
         if result.verdict is not None:
@@ -324,6 +328,7 @@ def _json(reports: list[_RunReport], problems: list[str], economics: Economics) 
                 "flips": [flip.model_dump() for flip in report.flips],
                 "trials": _trials_json(report.results),
                 **time_json(report.speed, economics),
+                **loads_json(report.loads),
                 "builds": [
                     spread.model_dump(mode="json")
                     for spread in build_spreads(report.run, report.record.contract.label_mode, report.results)

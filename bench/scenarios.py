@@ -31,16 +31,15 @@ from bench.load_settings import (
 from bench.messages import Block, Load, Timed, WarmedUp, WarmUp
 from bench.results import Answers, Trial
 from bench.server_search import highest_rate
-from bench.worker_process import WorkerProcess
+from bench.worker_process import WorkerProcess, started_worker
 from harness.core.errors import BackendError, UsageError
-from harness.core.interrupts import interrupts_held
 from harness.core.machine import ForeignLoad, machine_description
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
 
 MODULE = "bench.load_generator"
 _COMPARED_ROWS = 16
-_WARM_UP = WarmUp(calls=40, duration_s=0.5)
+_WARM_UP = WarmUp(calls=40, duration_s=0.5, most_s=10.0)
 _CLOSED_LOOP = Block(settle_calls=3, calls=100)
 # Loading, comparing and the closed loop; then what a run should take, thrice, and this much for LoadGen's own work.
 _PREPARING_LIMIT_S = 300.0
@@ -178,8 +177,7 @@ def _measured(subject: Subject, draft: ScenarioResult, plan: LoadPlan) -> dict[s
 
 def prepared_worker(subject: Subject, stack: ExitStack, log: Path) -> WorkerProcess:
     """Start a process on the stack, and load, compare and warm up the model in it; raises BackendError."""
-    with interrupts_held():  # Ctrl-C between the start of the process and its entry here would leave it behind.
-        worker = stack.enter_context(WorkerProcess(log, module=MODULE, limit_s=_PREPARING_LIMIT_S))
+    worker = started_worker(stack, log, module=MODULE, limit_s=_PREPARING_LIMIT_S)
     worker.ask(subject.prepare(), Prepared)
     worker.ask(_WARM_UP, WarmedUp)
     return worker

@@ -11,24 +11,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from bench.backends.interface import Backend, Float32s, Images
+from bench.backends.interface import Backend, Float32s, Images, QueuedBackend
 from bench.load_settings import Scenario
 
 # The number that LoadGen gave a sample, and the image it is about.
 Sample = tuple[int, int]
-
-
-@runtime_checkable
-class QueuedBackend(Protocol):
-    """A backend that works on several batches at once: `submit` takes one, `wait` returns when all are done."""
-
-    def submit(self, images: Images) -> None: ...
-
-    def wait(self) -> None: ...
 
 
 class ServedModel:

@@ -26,14 +26,17 @@ Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class WorkerProcess:
-    """A running worker, by default `bench.worker`; its messages and everything its runtime prints go to `log`."""
+    """A running worker; its messages and everything its runtime prints go to `log`.
+
+    `module` is what serves the requests: one that calls bench.worker.serve.
+    """
 
     def __init__(self, log: Path, *, limit_s: float = _LIMIT_S, module: str = "bench.worker") -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_path = log
         self._limit_s = limit_s
         self._log = log.open("wb")
-        self._process = subprocess.Popen(  # noqa: S603  # our own modules only
+        self._process = subprocess.Popen(  # noqa: S603  # the module is one of ours
             [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -41,15 +44,18 @@ class WorkerProcess:
         )
         self._pending = b""
 
-    def ask(self, message: BaseModel, reply: type[Reply]) -> Reply:
-        """Send a request and return its reply; raise BackendError where the worker fails, dies or hangs."""
+    def ask(self, message: BaseModel, reply: type[Reply], *, limit_s: float | None = None) -> Reply:
+        """Send a request and return its reply; raise BackendError where the worker fails, dies or hangs.
+
+        `limit_s` is this request's own, where it is known how long it should take.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(message.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._death() from error
-        line = self._line()
+        line = self._line(self._limit_s if limit_s is None else limit_s)
         try:
             content = json.loads(line)
             failed = Failed.model_validate(content["failed"]) if "failed" in content else None
@@ -63,16 +69,16 @@ class WorkerProcess:
             ) from error
         raise BackendError(failed.message, hint=failed.hint)
 
-    def _line(self) -> bytes:
+    def _line(self, limit_s: float) -> bytes:
         stream = self._process.stdout
         assert stream is not None
-        deadline_s = time.monotonic() + self._limit_s
+        deadline_s = time.monotonic() + limit_s
         while b"\n" not in self._pending:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not select.select([stream], [], [], left_s)[0]:
                 self._process.kill()
                 raise BackendError(
-                    f"The worker gave no answer within {self._limit_s:.0f} s and was killed.",
+                    f"The worker gave no answer within {limit_s:.0f} s and was killed.",
                     hint=f"Its log is {self._log_path}.",
                 )
             chunk = stream.read1(1 << 16)  # type: ignore[attr-defined]  # Popen's pipe is buffered
@@ -95,6 +101,25 @@ class WorkerProcess:
         killed = " (perhaps for want of memory)" if code == -signal.SIGKILL else ""
         last = f": {lines[-1]}" if lines else ""
         return BackendError(f"The worker ended with {how}{killed}{last}", hint=f"Its log is {self._log_path}.")
+
+    def finish(self) -> None:
+        """End the worker; raise BackendError unless it ends well.
+
+        For a library that may crash at the end of the process after its results were told: those are not believed.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            code = self._process.wait(timeout=_CLOSING_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            raise BackendError(
+                f"The worker did not end within {_CLOSING_LIMIT_S:.0f} s and was killed.",
+                hint=f"Its log is {self._log_path}.",
+            ) from error
+        if code != 0:
+            raise self._death()
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +150,9 @@ class WorkerProcess:
         self.close()
 
 
-def started_worker(stack: ExitStack, log: Path, *, module: str = "bench.worker") -> WorkerProcess:
+def started_worker(
+    stack: ExitStack, log: Path, *, module: str = "bench.worker", limit_s: float = _LIMIT_S
+) -> WorkerProcess:
     """Start a worker that ends with the stack, whenever Ctrl-C is pressed."""
     with interrupts_held():  # Between the start of the process and its entry here, one would leave it behind.
-        return stack.enter_context(WorkerProcess(log, module=module))
+        return stack.enter_context(WorkerProcess(log, module=module, limit_s=limit_s))

@@ -251,6 +251,8 @@ def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass:
         spreads = spreads_of_runs(chosen, outcome.results)
         if spreads:
             print_table("Builds", BUILD_COLUMNS, build_rows(spreads))
+        for title, columns, rows in outcome.load_tables():
+            print_table(title, columns, rows)
         for line in [*outcome.noise(), *outcome.reasons()]:
             click.echo(line)
     # A FAIL is the gravest news and decides the exit code; errors of other trials are printed all the same.

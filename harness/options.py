@@ -152,6 +152,13 @@ def bench_options(command: Callable[..., None]) -> Callable[..., None]:
             help="May be repeated.  [default: all that this machine has]",
         ),
         click.option(
+            "--artifact",
+            "artifacts",
+            multiple=True,
+            metavar="NAME",
+            help="Only these, as the table names them (fp32, int8.ir), and eager.  [default: all]",
+        ),
+        click.option(
             "--batch",
             "batch_sizes",
             multiple=True,
@@ -187,6 +194,19 @@ def bench_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--untimed", "mode", flag_value="untimed", help="Verdicts only."),
         click.option("--strict", "mode", flag_value="strict", help="12 sets of processes instead of 6."),
+        click.option(
+            "--scenario",
+            "scenarios",
+            multiple=True,
+            type=click.Choice(["single-stream", "multi-stream", "server", "offline", "idle-gap"]),
+            help="Also under load by MLCommons LoadGen, or after pauses. May be repeated.",
+        ),
+        click.option(
+            "--latency-bound",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="MS",
+            help="Server: find the highest rate whose p99 holds it.",
+        ),
         click.option("--force", is_flag=True, help="Measure again what is up to date."),
     )
     for option in reversed(options):
