@@ -233,7 +233,8 @@ def _failures(run: RunDirectory, results: list[TrialResult], request: BenchReque
 
 def _load_failures(run: RunDirectory, loads: Loads) -> list[BackendError]:
     """Return what could not be measured under load, though it was asked for."""
-    told = [(each.trial, each.scenario, each.status, each.reason) for each in loads.scenarios]
+    told: list[tuple[Trial, str, str, str]] = []
+    told += [(each.trial, each.scenario, each.status, each.reason) for each in loads.scenarios]
     told += [(each.trial, "idle-gap", each.status, each.reason) for each in loads.gaps]
     return [
         BackendError(f"{run.name} {trial.identifier} {what}: {reason}", hint=f"See {run.bench_folder / 'load'}.")
