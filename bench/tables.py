@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.backends import REFERENCE_BACKEND
 from bench.parity import Parity
 from bench.results import SpeedUp, TimingSummary, Trial, TrialResult, speed_up, timing_summary
 from bench.statistics import sample_for_percentile
@@ -43,11 +44,11 @@ OPERATING_COLUMNS = ["trial", "threshold", "changed sides", "sensitivity", "spec
 
 
 def eager_of(results: list[TrialResult], trial: Trial) -> TrialResult | None:
-    """Return the eager PyTorch trial that was timed together with a trial."""
+    """Return the trial of eager PyTorch on the CPU that was timed together with a trial; a GPU's is no reference."""
     for result in results:
         other = result.trial
         same = (other.run, other.batch_size, other.threads) == (trial.run, trial.batch_size, trial.threads)
-        if other.variant == "eager" and same and result.timing is not None:
+        if other.backend == REFERENCE_BACKEND and same and result.timing is not None:
             return result
     return None
 

@@ -7,7 +7,6 @@ Requests come on stdin, replies leave on the original stdout; whatever a runtime
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.backends import BACKENDS
+from bench.backends import BACKENDS, loader_at
 from bench.backends.interface import Backend, Float32s, Images
 from bench.messages import (
     BATCH_REPEATS,
@@ -54,9 +53,9 @@ class Worker:
 
     def __init__(self, message: Load) -> None:
         started_s = time.perf_counter()
-        self._module = importlib.import_module(BACKENDS[message.backend])
+        self._load = loader_at(BACKENDS[message.backend])
         self._request = message.request
-        self._backend: Backend = self._module.load(message.request)
+        self._backend: Backend = self._load(message.request)
         self.load_s = time.perf_counter() - started_s
         self._pixels_bhwc: npt.NDArray[np.uint8] = np.load(message.images, mmap_mode="r")
         self._rows = np.array(message.rows, dtype=np.int64)
@@ -134,7 +133,7 @@ class Worker:
     def _in_batches_of(self, batch_size: int) -> Float32s:
         """Return outputs_bc for the first images from a second instance; raises BackendError where it is refused."""
         rows = self._rows[: max(batch_size, _REPEATED_IMAGES)]
-        other: Backend = self._module.load(self._request.model_copy(update={"batch_size": batch_size}))
+        other: Backend = self._load(self._request.model_copy(update={"batch_size": batch_size}))
         try:
             outputs = [_outputs(other, batch) for batch in self._batches_of(rows, batch_size)]
         finally:

@@ -18,6 +18,7 @@ from harness import __version__
 from harness.cli_data import data
 from harness.core.errors import HarnessError
 from harness.options import (
+    BACKEND_NAMES,
     EPILOG,
     data_option,
     export_options,
@@ -229,8 +230,8 @@ def inspect_command(files: tuple[Path, ...], as_json: bool) -> None:
     "--backend",
     "backends",
     multiple=True,
-    type=click.Choice(["pytorch", "onnxruntime", "openvino", "tensorrt"]),
-    help="May be repeated.  [default: all that this machine has]",
+    type=click.Choice(BACKEND_NAMES),
+    help="May be repeated.  [default: pytorch, onnxruntime, openvino, tensorrt; with a GPU also the first two on it]",
 )
 @click.option(
     "--batch",

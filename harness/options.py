@@ -9,6 +9,12 @@ import click
 
 EPILOG = "Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict failed or was lost, 130 interrupted."
 path_type = click.Path(path_type=Path)
+# Those of bench.backends.BACKENDS, which no command line imports before it needs them.
+BACKEND_NAMES = (
+    *("pytorch", "pytorch-compile", "pytorch-cuda", "pytorch-compile-cuda"),
+    *("onnxruntime", "onnxruntime-cuda", "openvino", "openvino-throughput"),
+    *("tensorrt", "tensorrt-graph", "tensorrt-pycuda"),
+)
 runs_option = click.option(
     "--runs", "runs_folder", type=path_type, default="runs", show_default=True, help="Folder of the runs."
 )

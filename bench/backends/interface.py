@@ -4,6 +4,7 @@
     end to end   = bind + step + sync + fetch
 
 A backend holds one loaded model for one batch size. Verbs raise BackendError; they never time anything themselves.
+What only some runtimes can do, to queue or to be timed by the GPU's own clock, is in the small Protocols at the end.
 Shapes: b batch, c channels or classes, h, w pixels. Images arrive contiguous: preprocessed, as float32 [b, c, h, w],
 or for a model that normalises by itself as uint8 [b, h, w, c].
 """
@@ -11,7 +12,7 @@ or for a model that normalises by itself as uint8 [b, h, w, c].
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -96,3 +97,31 @@ class Backend(Protocol):
     def describe(self) -> Description: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class QueuedBackend(Protocol):
+    """A backend that works on several batches at once: what throughput is measured with.
+
+    `submit` copies the images in and starts, and blocks while the queue is full; `wait` returns when all that was
+    submitted is done, and raises BackendError where one failed. The outputs are dropped: parity is taken through the
+    four verbs, from the same compiled model.
+    """
+
+    def submit(self, images: Images) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+@runtime_checkable
+class TimedOnDevice(Protocol):
+    """A backend whose last step the GPU timed itself, by CUDA events around the enqueue; valid after `sync`."""
+
+    def device_time_s(self) -> float: ...
+
+
+@runtime_checkable
+class MeasuredMemory(Protocol):
+    """A backend that tells the GPU memory that it holds; each says in its docstring how that is counted."""
+
+    def device_bytes(self) -> int: ...

@@ -172,7 +172,7 @@ def test_what_a_runtime_prints_goes_to_the_log_and_not_between_the_replies(
     starter = tmp_path / "start.py"
     starter.write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport bench.worker as w\n"
-        "w.BACKENDS = {'noisy': 'noisy_backend'}\nw.main()\n"
+        "w.BACKENDS = {'noisy': 'noisy_backend:load'}\nw.main()\n"
     )
     with _started_with(starter, tmp_path, monkeypatch) as worker:
         assert worker.ask(_load(session_run, backend="noisy"), Loaded).description.runtime == "ONNX Runtime"
