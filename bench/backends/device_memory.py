@@ -98,11 +98,11 @@ def memory_through_pycuda() -> DeviceMemory:
 
     try:
         driver = importlib.import_module("pycuda.driver")
+        try:
+            # Not pycuda.autoinit, which makes a context of its own: torch and TensorRT would lose theirs.
+            importlib.import_module("pycuda.autoprimaryctx")
+        except (driver.Error, RuntimeError) as error:
+            raise BackendError(f"pycuda reaches no GPU: {error}.", hint="Check the GPU with `nvidia-smi`.") from error
     except ImportError as error:
         raise BackendError(f"pycuda cannot be imported: {error}.", hint=_PYCUDA) from error
-    try:
-        # Not pycuda.autoinit, which makes a context of its own: torch and TensorRT would lose theirs.
-        importlib.import_module("pycuda.autoprimaryctx")
-    except (driver.Error, RuntimeError) as error:
-        raise BackendError(f"pycuda reaches no GPU: {error}.", hint="Check the GPU with `nvidia-smi`.") from error
     return PycudaMemory(driver)
