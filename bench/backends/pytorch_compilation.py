@@ -18,7 +18,11 @@ class Compilation:
     """A compiled network that was called once; `words` is what became of it."""
 
     def __init__(self, network: Any, example_bchw: Any) -> None:
-        """Compile for the example's shape; raises BackendError where that fails or the network is not one graph."""
+        """Compile for the example, which is to be the very tensor of later calls.
+
+        One of the same shape that was made in inference mode would be compiled for again. Raises BackendError where
+        compiling fails or the network does not become one graph.
+        """
         import torch
         from torch._dynamo.utils import counters
 

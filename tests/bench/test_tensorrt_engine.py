@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pytest
 
 from bench.backends import cuda_memory, tensorrt_loading
-from bench.backends.interface import Backend
+from bench.backends.interface import Backend, MeasuredMemory, TimedOnDevice
 from bench.backends.tensorrt_engine import TensorrtEngine
-from bench.backends.tensorrt_loading import load
+from bench.backends.tensorrt_loading import load, load_through_pycuda, load_with_graph
 from harness.core.artifacts import Kind, write_artifact
 from harness.core.errors import ArtifactError, BackendError
 from harness.core.rtx_header import HEADER_BYTES, TARGETS
@@ -521,22 +521,29 @@ def test_an_engine_for_another_gpu_is_refused_with_both(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("loader", [load, load_with_graph, load_through_pycuda])
 @pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
-def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
+def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any, loader: Any) -> None:
+    pytest.importorskip("pycuda" if loader is load_through_pycuda else "cuda.bindings.runtime")
     pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
     if flavour == "rtx" and _gpu_here() not in TARGETS:
         pytest.skip(f"TensorRT-RTX does not build for this GPU, an {_gpu_here()}")
     from onnx.reference import ReferenceEvaluator
 
     engine_path = _relu_engine(tmp_path, flavour)
-    images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
-    backend = load(request_for(engine_path, batch_size=4, image_px=32, class_count=3))
+    backend = loader(request_for(engine_path, batch_size=4, image_px=32, class_count=3))
     try:
-        backend.bind(images)
-        backend.step()
-        backend.sync()
-        (expected,) = ReferenceEvaluator(tmp_path / "fp32.onnx").run(None, {"image": images})
-        np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-5)
+        for seed in range(3):  # What a graph recorded must run on images that it has not seen.
+            images = np.random.default_rng(seed).normal(size=(4, 3, 32, 32)).astype(np.float32)
+            backend.bind(images)
+            backend.step()
+            backend.sync()
+            (expected,) = ReferenceEvaluator(tmp_path / "fp32.onnx").run(None, {"image": images})
+            np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-5)
+            assert isinstance(backend, TimedOnDevice)
+            assert isinstance(backend, MeasuredMemory)
+            assert 0 < backend.device_time_s() < 1
+            assert backend.device_bytes() >= 0
         assert backend.describe().departures == []
         assert backend.describe().device
     finally:
