@@ -49,7 +49,7 @@ class OpenvinoThroughput(OpenvinoCpu):
     def describe(self) -> Description:
         described = super().describe()
         streams = int(self._compiled.get_property("NUM_STREAMS"))
-        words = f"{described.runtime} (throughput: {streams} streams, {self.request_count} requests)"
+        words = f"{described.runtime} (throughput; streams {streams}, requests {self.request_count})"
         departures = list(described.departures)
         if len(self._queue) != self.request_count:
             departures.append(f"a queue of {len(self._queue)} requests, asked for {self.request_count}")

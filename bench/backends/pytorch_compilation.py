@@ -39,7 +39,7 @@ class Compilation:
             raise BackendError(f"torch.compile failed: {error}", hint=_HINT) from error
         self._made = self._graphs(counters) - before
         operations = counters["stats"]["calls_captured"] - operations_before
-        self.words = f"torch.compile (inductor; {self._made} graph of {operations} operations, no CUDA graph)"
+        self.words = f"torch.compile (inductor; {self._made} graph of {operations} operations)"
 
     def departures(self) -> list[str]:
         """Return where not all of the network runs in the one graph that it was compiled to."""

@@ -105,9 +105,8 @@ class PytorchCuda:
         if dtypes != ["torch.float32"]:
             departures.append(f"parameters are {', '.join(dtypes)}, asked for torch.float32")
         departures += [f"TF32 is on in {name}, asked for float32" for name in self._in_tf32()]
-        words = self._compilation.words if self._compilation else "eager (no CUDA graph)"
         return Description(
-            runtime=f"PyTorch {words}",
+            runtime=f"PyTorch {self._compilation.words if self._compilation else 'eager'}, no CUDA graph",
             version=self._torch.__version__,
             device=self._cuda.get_device_name(0),
             precision="fp32 (TF32 off)" if not departures else f"{', '.join(dtypes)} (see departures)",

@@ -39,6 +39,7 @@ PROVIDERS: Mapping[str, str] = {
     "TensorRT": "TensorrtExecutionProvider",
 }
 _INSTALL = "pip install -e . -c constraints.txt"
+_UNUSED = "; `harness bench` does not use it: it has TensorRT itself"
 _MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+\.so[.\d]*): cannot open shared object file")
 
 
@@ -151,7 +152,8 @@ def onnxruntime_findings(answers: Answers) -> list[Finding]:
 def _provider(name: str, answers: Answers, *, distribution: str) -> Finding:
     answer, component, required = answers[f"onnxruntime {name}"], f"onnxruntime {name}", name == "CPU"
     if answer.facts.get("runs"):
-        detail = "ran a model" + ("" if required else "; `harness bench` uses CUDA as the backend onnxruntime-cuda")
+        use = {"CUDA": "; `harness bench` has it as its backend onnxruntime-cuda", "TensorRT": _UNUSED}
+        detail = "ran a model" + use.get(name, "")
         return Finding(component=component, status="ok", detail=detail, required=required, facts=answer.facts)
     if answer.ok and not answer.facts["listed"]:
         detail = "not in this build of ONNX Runtime"

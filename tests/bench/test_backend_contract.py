@@ -232,4 +232,4 @@ def test_a_queue_works_on_copies_runs_every_batch_and_is_waited_for(bed: _Bed) -
     bed.backend.wait()
     # The four verbs have a request of their own.
     np.testing.assert_allclose(_answered(bed.backend, bed.batch(0)), bed.expected(0), atol=1e-4, rtol=1e-4)
-    assert f"{bed.backend.request_count} requests" in bed.backend.describe().runtime
+    assert f"requests {bed.backend.request_count})" in bed.backend.describe().runtime

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.availability import why_unavailable
 from bench.backends.interface import LoadRequest
 from bench.messages import Answer, Answered, Block, Load, Loaded, Timed, WarmedUp, WarmUp
 from bench.worker_process import WorkerProcess
@@ -60,11 +61,15 @@ def impatient(tmp_path: Path) -> Iterator[WorkerProcess]:
     made.kill()
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(
+    ("batch_size", "backend"), [(1, "onnxruntime"), (4, "onnxruntime"), (4, "openvino-throughput")]
+)
 def test_a_worker_answers_every_row_in_order_as_the_golden_does(
-    session_run: Any, worker: WorkerProcess, tmp_path: Path, batch_size: int
+    session_run: Any, worker: WorkerProcess, tmp_path: Path, batch_size: int, backend: str
 ) -> None:
-    loaded = worker.ask(_load(session_run, batch_size=batch_size), Loaded)
+    if why_unavailable(backend):
+        pytest.skip(why_unavailable(backend))
+    loaded = worker.ask(_load(session_run, batch_size=batch_size, backend=backend), Loaded)
     assert loaded.description.departures == []
     worker.ask(Answer(out=tmp_path / "answers.npz", other_batches=[2]), Answered)
     with np.load(session_run.folder / "golden.npz") as golden, np.load(tmp_path / "answers.npz") as answers:

@@ -28,8 +28,16 @@ from harness.doctor.runtimes import CORE_MODULES, PROVIDERS, torch_findings
 _ROOT = Path(__file__).resolve().parents[2]
 _DOCTOR = [sys.executable, "-P", "-m", "harness.cli", "doctor"]
 _COMPONENTS = [
-    *("system", "processor", "memory", "disk", "gpu", "core packages", "torch", "torchvision", "imagenet resnet18"),
-    *("imagenet vgg16", "onnxruntime", "onnxruntime CPU", "onnxruntime CUDA", "onnxruntime TensorRT", "openvino"),
+    *("system", "processor", "memory", "disk", "gpu", "core packages", "torch", "torch.compile", "torchvision"),
+    *(
+        "imagenet resnet18",
+        "imagenet vgg16",
+        "onnxruntime",
+        "onnxruntime CPU",
+        "onnxruntime CUDA",
+        "onnxruntime TensorRT",
+        "openvino",
+    ),
     *("cuda-python", "pycuda", "tensorrt", "tensorrt-rtx", "this machine"),
 ]
 _no_driver = pytest.mark.skipif(gpu_driver_present(), reason="this machine has a GPU")
@@ -316,7 +324,7 @@ def test_weights_in_torchs_cache_are_held_to_the_hash_in_their_name(
     folder.mkdir(parents=True)
     (folder / "resnet18-f37072fd.pth").write_bytes(b"half a download")
 
-    _, _, resnet, vgg = torch_findings({"torch": Answer(failure="x"), "torchvision": _asked("imagenet")}, bf16=True)
+    *_, resnet, vgg = torch_findings({"torch": Answer(failure="x"), "torchvision": _asked("imagenet")}, bf16=True)
 
     assert (resnet.status, vgg.status) == ("broken", "absent")
     assert "another file than its name says" in resnet.detail
