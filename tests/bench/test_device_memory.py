@@ -130,12 +130,23 @@ def test_a_graph_is_recorded_once_and_runs_what_was_recorded_on_new_images(setti
     setting.assert_all_released()
 
 
-def test_a_graph_is_destroyed_before_the_memory_that_it_works_on(setting: Setting) -> None:
+def test_a_graph_is_destroyed_before_the_context_and_memory_that_it_works_on(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = setting.load(graph=True)
     backend.bind(setting.images())
     backend.step()
+    destroy = setting.cuda.cudaGraphExecDestroy
+    alive: list[bool] = []
+
+    def destroyed(executable: int) -> tuple[Any, ...]:
+        alive.append(backend._context is not None)
+        return destroy(executable)
+
+    monkeypatch.setattr(setting.cuda, "cudaGraphExecDestroy", destroyed)
     setting.cuda.calls.clear()
     backend.close()
+    assert alive == [True]
     assert setting.cuda.calls[:2] == ["cudaStreamSynchronize", "cudaGraphExecDestroy"]
     assert setting.cuda.calls.count("cudaGraphExecDestroy") == 1
 
