@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.backends import REFERENCE_BACKEND
+
 SWEEP_COLUMNS = [
     "run",
     "artifact",
@@ -29,7 +31,6 @@ SWEEP_COLUMNS = [
 ]
 KNEE_SHARE = 0.95
 _SECONDS_PER_HOUR = 3600
-_EAGER = "eager"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ def saved_s_per_image(points: Sequence[SweepPoint], point: SweepPoint) -> float 
     """
     setting = (point.run, point.threads, point.batch_size)
     for other in points:
-        if other.artifact == _EAGER and (other.run, other.threads, other.batch_size) == setting:
+        if other.backend == REFERENCE_BACKEND and (other.run, other.threads, other.batch_size) == setting:
             if other.images_per_s is None or point.images_per_s is None:
                 return None
             return 1 / other.images_per_s - 1 / point.images_per_s

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 
+from bench.availability import default_backends
+from bench.backends import REFERENCE_BACKEND
 from bench.ceiling import ensured_ceiling
 from bench.flips import with_earlier_results, write_flips
 from bench.gate import Word
@@ -77,7 +79,7 @@ class BenchRequest:
                 f"The margin is {margin:g} percentage points.", hint=f"Give {_SMALLEST_MARGIN:g} to 100; 1 is usual."
             )
         return BenchRequest(
-            backends=tuple(dict.fromkeys(backends)) or tuple(available_backends()),
+            backends=tuple(dict.fromkeys(backends)) or default_backends(),
             asked_backends=bool(backends),
             batch_sizes=tuple(dict.fromkeys(batch_sizes)) or _DEFAULT_BATCH_SIZES,
             threads=tuple(dict.fromkeys(each or core_count() for each in threads)) or (core_count(),),
@@ -215,7 +217,7 @@ def _chosen(run: RunDirectory, request: BenchRequest) -> list[Trial]:
             hint=f"It has {', '.join(sorted(names))}.",
         )
     wanted = set(request.artifacts) or names
-    return [trial for trial in trials if trial.variant in wanted or trial.backend == "pytorch"]
+    return [trial for trial in trials if trial.variant in wanted or trial.backend == REFERENCE_BACKEND]
 
 
 def _failures(run: RunDirectory, results: list[TrialResult], request: BenchRequest) -> list[BackendError]:

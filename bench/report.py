@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from bench.backends import REFERENCE_BACKEND
 from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
 from bench.flips import Flip, write_flips
 from bench.judging import recomputed
@@ -156,7 +157,7 @@ def _evaluation(run: RunDirectory) -> dict[str, Any]:
 def _in_order(results: list[TrialResult]) -> list[TrialResult]:
     def order(result: TrialResult) -> tuple[int, int, bool, str]:
         trial = result.trial
-        return trial.threads, trial.batch_size, trial.variant != "eager", trial.identifier
+        return trial.threads, trial.batch_size, trial.backend != REFERENCE_BACKEND, trial.identifier
 
     return sorted(results, key=order)
 

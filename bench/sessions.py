@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from bench.backends import REFERENCE_BACKEND
 from bench.gate import Word
 from bench.proving import failed_result, load_message, worker_log
 from bench.results import TrialResult, answers_from_file, answers_path
@@ -43,7 +44,7 @@ class _Session:
 
 def is_eager(result: TrialResult) -> bool:
     """Tell whether a record is of the checkpoint in eager PyTorch on the CPU, which others are compared with."""
-    return result.trial.backend == "pytorch"
+    return result.trial.backend == REFERENCE_BACKEND
 
 
 def timed(

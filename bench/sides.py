@@ -23,7 +23,8 @@ from bench.judging import (
 )
 from bench.paired import FilmAnswers, film_answers_from_rows
 from bench.results import TrialResult, answers_path, result_from_file, results_from_folder
-from bench.trials import Reference, checked_artifact, deployed_sha256, reference_of_run
+from bench.trials import Reference, artifact_kind, checked_artifact, deployed_sha256, reference_of_run
+from harness.core.artifacts import Kind
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.metrics import answers_from_probabilities, probabilities_from_logits
 from harness.core.runs import RunDirectory, RunRecord
@@ -186,7 +187,7 @@ def _judged(reference: Reference, result: TrialResult) -> JudgedTrial:
 
 def _made_again(reference: Reference, result: TrialResult, there: bool) -> bool:
     """Tell whether the artifact is another whole one than was measured; a damaged one is for the gate to judge."""
-    if result.trial.variant == "eager":  # The golden knows its checkpoint, there or not.
+    if artifact_kind(Path(result.trial.artifact)) is Kind.CHECKPOINT:  # The golden knows its checkpoint, there or not.
         return result.artifact_sha256 != reference.checkpoint_sha256
     sidecar = checked_artifact(reference, result.trial)[0] if there else None
     return sidecar is not None and deployed_sha256(sidecar) != result.artifact_sha256

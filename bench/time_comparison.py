@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.backends import REFERENCE_BACKEND
 from bench.results import TrialResult
 from bench.time_statistics import Ratio, ratio_of_independent, word_for_ratio
 from bench.timings import process_medians_s, speed_up, typical_call_s
@@ -64,7 +65,7 @@ def compared_times(
     if refused:
         return TimeComparison(refused=refused, **times)
     ups = [speed_up(each.timing) for each in (old, new) if each.timing is not None]
-    is_eager = "pytorch" in {old.trial.backend, new.trial.backend}
+    is_eager = REFERENCE_BACKEND in {old.trial.backend, new.trial.backend}
     same_torch = _package(old, "torch") == _package(new, "torch") is not None
     basis: Literal["beside eager PyTorch", "by their times alone"] = "by their times alone"
     if same_images and same_torch and not is_eager and ups[0] is not None and ups[1] is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.availability import why_unavailable
+from bench.backends import BACKENDS
 from bench.results import Trial, TrialResult
 from harness.core.artifacts import Kind, Sidecar, build_from_details, read_sidecar, sidecar_path, verified_sidecar
 from harness.core.contract import Contract
@@ -17,13 +18,17 @@ from harness.core.errors import ArtifactError
 from harness.core.files import sha256_from_text
 from harness.core.passport import Passport
 from harness.core.runs import RunDirectory, RunRecord
-from harness.core.tensorrt_flavour import gpu_driver_present
 from harness.core.variants import QUANTISED, variant_from_name
 from harness.data.evaluation_set import EvaluationSet, evaluation_set_folder, evaluation_set_from_folder
 from harness.data.golden import read_golden
 from harness.data.passports import passport_of_run
 
 _REMEDY = "`harness export RUN` makes it again."
+# Which backends load which kind of file.
+_CHECKPOINT = ("pytorch", "pytorch-compile", "pytorch-cuda", "pytorch-compile-cuda")
+_ONNX = ("onnxruntime", "onnxruntime-cuda")
+_OPENVINO = ("openvino", "openvino-throughput")
+_ENGINE = ("tensorrt", "tensorrt-graph", "tensorrt-pycuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,29 +91,16 @@ def _check_parentage(run: RunDirectory, record: RunRecord, golden_parent: str) -
 
 def available_backends() -> dict[str, str]:
     """Return every backend, with the reason in words where this machine cannot run it and "" where it can."""
-    reasons = dict.fromkeys(("pytorch", "onnxruntime", "openvino", "tensorrt"), "")
-    for name, module in (("pytorch", "torch"), ("onnxruntime", "onnxruntime"), ("openvino", "openvino")):
-        if util.find_spec(module) is None:
-            reasons[name] = f"{module} is not installed"
-    if not gpu_driver_present():
-        reasons["tensorrt"] = "no NVIDIA driver on this machine"
-    elif not _has_cuda_bindings():
-        reasons["tensorrt"] = "cuda-python is not installed"
-    return reasons
-
-
-def _has_cuda_bindings() -> bool:
-    try:
-        return util.find_spec("cuda.bindings") is not None
-    except ModuleNotFoundError:  # No package named cuda at all.
-        return False
+    return {name: why_unavailable(name) for name in BACKENDS}
 
 
 def trials_of_run(
     run: RunDirectory, backends: tuple[str, ...], batch_sizes: tuple[int, ...], threads: int
 ) -> list[Trial]:
     """Return every trial of a run's artifacts in the given backends, eager PyTorch first, further builds last."""
-    artifacts = [("eager", run.checkpoint, "pytorch", 1)]
+    artifacts = [
+        ("compiled" if "-compile" in backend else "eager", run.checkpoint, backend, 1) for backend in _CHECKPOINT
+    ]
     for build in (1, *run.further_builds()):
         mark = "" if build == 1 else f"~{build}"
         found = _exported_artifacts(run.build_folder(build))
@@ -134,11 +126,10 @@ def trials_of_run(
 
 def _exported_artifacts(folder: Path) -> list[tuple[str, Path, str]]:
     """Return the name, path and backend of what one build has for the bench."""
-    artifacts = []
-    for path in sorted(folder.glob("*.onnx")):
-        artifacts += [(path.stem, path, "onnxruntime"), (path.stem, path, "openvino")]
-    artifacts += [(path.name.removesuffix(".xml"), path, "openvino") for path in sorted(folder.glob("*.ir.xml"))]
-    artifacts += [(path.name.removesuffix(".engine"), path, "tensorrt") for path in sorted(folder.glob("*.engine"))]
+    artifacts = [(path.stem, path, name) for path in sorted(folder.glob("*.onnx")) for name in (*_ONNX, *_OPENVINO)]
+    for suffix, cut, names in ((".ir.xml", ".xml", _OPENVINO), (".engine", ".engine", _ENGINE)):
+        paths = sorted(folder.glob(f"*{suffix}"))
+        artifacts += [(path.name.removesuffix(cut), path, name) for path in paths for name in names]
     return artifacts
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import resource
@@ -23,12 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.backends import BACKENDS
+from bench.backends import BACKENDS, loader_at
 from bench.backends.interface import (
     Backend,
     Float32s,
-    HoldsDeviceMemory,
     Images,
+    MeasuredMemory,
     QueuedBackend,
     TimedOnDevice,
 )
@@ -69,9 +68,9 @@ class Worker:
 
     def __init__(self, message: Load) -> None:
         started_s = time.perf_counter()
-        self._module = importlib.import_module(BACKENDS[message.backend])
+        self._load = loader_at(BACKENDS[message.backend])
         self._request = message.request
-        self._backend: Backend = self._module.load(message.request)
+        self._backend: Backend = self._load(message.request)
         self.load_s = time.perf_counter() - started_s
         self._pixels_bhwc: npt.NDArray[np.uint8] = np.load(message.images, mmap_mode="r")
         self._rows = np.array(message.rows, dtype=np.int64)
@@ -149,7 +148,7 @@ class Worker:
     def _in_batches_of(self, batch_size: int) -> Float32s:
         """Return outputs_bc for the first images from a second instance; raises BackendError where it is refused."""
         rows = self._rows[: max(batch_size, _REPEATED_IMAGES)]
-        other: Backend = self._module.load(self._request.model_copy(update={"batch_size": batch_size}))
+        other: Backend = self._load(self._request.model_copy(update={"batch_size": batch_size}))
         try:
             outputs = [_outputs(other, batch) for batch in self._batches_of(rows, batch_size)]
         finally:
@@ -228,7 +227,7 @@ class Worker:
         return Timed(queue_s=elapsed_s / message.calls, cpu_s=0.0)
 
     def usage(self) -> Used:
-        on_device = self._backend.device_bytes() if isinstance(self._backend, HoldsDeviceMemory) else None
+        on_device = self._backend.device_bytes() if isinstance(self._backend, MeasuredMemory) else None
         return Used(peak_memory_bytes=peak_resident_bytes(), device_memory_bytes=on_device)
 
     def close(self) -> None:

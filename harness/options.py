@@ -9,6 +9,12 @@ import click
 
 EPILOG = "Exit codes: 0 done, 1 error with a hint, 2 wrong usage, 3 a verdict failed or was lost, 130 interrupted."
 path_type = click.Path(path_type=Path)
+# Those of bench.backends.BACKENDS, which no command line imports before it needs them.
+BACKEND_NAMES = (
+    *("pytorch", "pytorch-compile", "pytorch-cuda", "pytorch-compile-cuda"),
+    *("onnxruntime", "onnxruntime-cuda", "openvino", "openvino-throughput"),
+    *("tensorrt", "tensorrt-graph", "tensorrt-pycuda"),
+)
 runs_option = click.option(
     "--runs", "runs_folder", type=path_type, default="runs", show_default=True, help="Folder of the runs."
 )
@@ -148,8 +154,8 @@ def bench_options(command: Callable[..., None]) -> Callable[..., None]:
             "--backend",
             "backends",
             multiple=True,
-            type=click.Choice(["pytorch", "onnxruntime", "openvino", "tensorrt"]),
-            help="May be repeated.  [default: all that this machine has]",
+            type=click.Choice(BACKEND_NAMES),
+            help="May be repeated.  [default: the CPU ones without -compile and -throughput, and what the GPU has]",
         ),
         click.option(
             "--artifact",

@@ -4,6 +4,7 @@
     end to end   = bind + step + sync + fetch
 
 A backend holds one loaded model for one batch size. Verbs raise BackendError; they never time anything themselves.
+What only some runtimes can do, to queue or to be timed by the GPU's own clock, is in the small Protocols at the end.
 Shapes: b batch, c channels or classes, h, w pixels. Images arrive contiguous: preprocessed, as float32 [b, c, h, w],
 or for a model that normalises by itself as uint8 [b, h, w, c].
 """
@@ -100,10 +101,11 @@ class Backend(Protocol):
 
 @runtime_checkable
 class QueuedBackend(Protocol):
-    """A runtime with a queue of its own: how many images it takes in a second is told by no single call.
+    """A backend that works on several batches at once: what throughput is measured with.
 
-    `submit` copies the images in and starts, and blocks while the queue is full; `wait` returns when all is done. The
-    outputs are dropped.
+    `submit` copies the images in and starts, and blocks while the queue is full; `wait` returns when all that was
+    submitted is done, and raises BackendError where one failed. The outputs are dropped: parity is taken through the
+    four verbs, from the same compiled model.
     """
 
     def submit(self, images: Images) -> None: ...
@@ -113,13 +115,13 @@ class QueuedBackend(Protocol):
 
 @runtime_checkable
 class TimedOnDevice(Protocol):
-    """A device with timers of its own: `device_time_s` is what they say of the last step, without copies."""
+    """A backend whose last step the GPU timed itself, by CUDA events around the enqueue; valid after `sync`."""
 
     def device_time_s(self) -> float: ...
 
 
 @runtime_checkable
-class HoldsDeviceMemory(Protocol):
-    """Memory that is not the process's resident one: how much of the device's it holds."""
+class MeasuredMemory(Protocol):
+    """A backend that tells the GPU memory that it holds; each says in its docstring how that is counted."""
 
     def device_bytes(self) -> int: ...

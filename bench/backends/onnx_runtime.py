@@ -5,13 +5,15 @@ ONNX Runtime falls back to another provider without an error; the assignment rec
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
 from harness.core.errors import BackendError
 
-_PROVIDER = "CPUExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxRuntime:
@@ -28,11 +30,11 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(request.artifact), options, providers=[_PROVIDER])
+            self._session = onnxruntime.InferenceSession(str(request.artifact), options, providers=[CPU_PROVIDER])
             self._memory = _arrays(request)
             names = [each.name for each in (*self._session.get_inputs(), *self._session.get_outputs())]
             if len(names) != len(self._memory):
-                raise _other_ends(request, names)
+                raise other_ends(request, names)
             self._binding = self._session.io_binding()
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array, "cpu", 0) for array in self._memory]
             self._input, *self._outputs = values
@@ -40,10 +42,7 @@ class OnnxRuntime:
             for name, output in zip(names[1:], self._outputs, strict=True):
                 self._binding.bind_ortvalue_output(name, output)
         except runtime_errors() as error:
-            raise BackendError(
-                f"ONNX Runtime cannot load {request.artifact}: {error}",
-                hint="Export it again: `harness export --force`.",
-            ) from error
+            raise refused(request, error) from error
 
     def bind(self, images: Images) -> None:
         try:
@@ -72,14 +71,7 @@ class OnnxRuntime:
         return np.array(self._outputs[1].numpy(), copy=True) if len(self._outputs) > 1 else None
 
     def describe(self) -> Description:
-        nodes: dict[str, int] = {}
-        for group in self._session.get_provider_graph_assignment_info():
-            nodes[group.ep_name] = nodes.get(group.ep_name, 0) + len(group.get_nodes())
-        departures = [
-            f"{count} nodes ran on {name}, asked for {_PROVIDER}" for name, count in nodes.items() if name != _PROVIDER
-        ]
-        if not nodes:  # An empty record proves nothing.
-            departures.append(f"ONNX Runtime does not tell where its nodes ran, asked for {_PROVIDER}")
+        departures = assignment_departures(self._session, CPU_PROVIDER)
         threads = self._session.get_session_options().intra_op_num_threads
         if threads != self._threads:
             departures.append(f"{threads} threads, asked for {self._threads}")
@@ -108,7 +100,23 @@ def _arrays(request: LoadRequest) -> list[npt.NDArray[np.generic]]:
     return arrays
 
 
-def _other_ends(request: LoadRequest, names: list[str]) -> BackendError:
+def assignment_departures(session: Any, provider: str) -> list[str]:
+    """Say which nodes ran elsewhere than asked for, by the session's own record."""
+    nodes: dict[str, int] = {}
+    for group in session.get_provider_graph_assignment_info():
+        nodes[group.ep_name] = nodes.get(group.ep_name, 0) + len(group.get_nodes())
+    if not nodes:  # An empty record proves nothing.
+        return [f"ONNX Runtime does not tell where its nodes ran, asked for {provider}"]
+    return [f"{count} nodes ran on {name}, asked for {provider}" for name, count in nodes.items() if name != provider]
+
+
+def refused(request: LoadRequest, error: Exception) -> BackendError:
+    return BackendError(
+        f"ONNX Runtime cannot load {request.artifact}: {error}", hint="Export it again: `harness export --force`."
+    )
+
+
+def other_ends(request: LoadRequest, names: list[str]) -> BackendError:
     return BackendError(
         f"{request.artifact.name} has the inputs and outputs {', '.join(names)}, which is no {request.variant}.",
         hint="Export it again: `harness export --force`.",

@@ -1,32 +1,40 @@
-"""An engine of TensorRT or TensorRT-RTX on the first GPU, with device memory through cuda-python.
+"""An engine of TensorRT or TensorRT-RTX on the first GPU.
 
 Not run on a GPU yet: the logic is tested with a stand-in that computes, the names against both libraries.
 
 Pinned host buffers, one non-blocking stream, the input shape set once. `bind` returns when the images are on
 the device, so that compute (step + sync) holds no transfer; a cast to a float16 input happens in `bind` too.
-TensorRT-RTX compiles at run time: kernels are specialised eagerly (the lazy default would time fallback
-kernels) and its own graph capture is off, so that both flavours are timed launching kernel by kernel.
+TensorRT-RTX compiles at run time: kernels are specialised eagerly (the lazy default would time fallback kernels).
+
+With a CUDA graph, TensorRT's inference is recorded once, after it ran once (bench.backends.tensorrt_graph), and a step
+launches the record; TensorRT-RTX does that by itself. Without one both launch kernel by kernel. Either is said in the
+description, and a graph that cannot be recorded is an error: never quietly the other way.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.backends.cuda_memory import CudaMemory
-from bench.backends.interface import Backend, Description, Float32s, Images, LoadRequest
+from bench.backends.cuda_memory import CudaMemory, Recording
+from bench.backends.device_memory import DeviceMemory
+from bench.backends.interface import Description, Float32s, Images, LoadRequest
 from bench.backends.layer_types import departures, layer_types
-from bench.backends.tensorrt_loading import allow_host_code_tensorrt, context_rtx, invalidity_rtx, kept_log
-from harness.core.artifacts import Kind, read_sidecar, sidecar_path
-from harness.core.engine_files import checked_engine_header, flavour_from_name
+from bench.backends.tensorrt_differences import (
+    RUNTIMES,
+    allow_host_code_tensorrt,
+    context_rtx,
+    graph_departures_rtx,
+    invalidity_rtx,
+    kept_log,
+)
 from harness.core.errors import BackendError
-from harness.core.tensorrt_flavour import Flavour, gpu_driver_present, imported_flavour
+from harness.core.tensorrt_flavour import Flavour
 
 NUMPY_TYPES: dict[str, npt.DTypeLike] = {
     "FLOAT": np.float32,
@@ -34,75 +42,37 @@ NUMPY_TYPES: dict[str, npt.DTypeLike] = {
     "UINT8": np.uint8,
     "INT64": np.int64,
 }
-_RUNTIMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
-_DISTRIBUTIONS: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 _REBUILD = "Build the engine again for this GPU and this version: `harness export --trt --force`."
-
-
-def load(request: LoadRequest) -> Backend:
-    """Load an engine file named <variant>.<flavour>.engine.
-
-    Raises ArtifactError where the file is missing or malformed, BackendError where no GPU takes it.
-    """
-    flavour = _flavour_of(request.artifact)
-    header = checked_engine_header(request.artifact, flavour)
-    details = _recorded(request.artifact)
-    version_compatible = details.get("version_compatible") is True
-    if not version_compatible:
-        _check_version(request.artifact, flavour, header.version if header else details.get("flavour_version"))
-    if not gpu_driver_present():
-        raise BackendError(
-            f"There is no NVIDIA driver on this machine, so {request.artifact.name} cannot run here.",
-            hint="Run the benchmark on a machine with an NVIDIA GPU, or choose others with `--backend`.",
-        )
-    module = imported_flavour(flavour)
-    try:
-        from cuda.bindings import runtime as cuda_runtime
-    except ImportError as error:
-        raise BackendError(
-            f"cuda-python cannot be imported: {error}.", hint="Install the extra: `make setup GPU=1`."
-        ) from error
-    return TensorrtEngine(request, tensorrt=module, cuda_runtime=cuda_runtime, version_compatible=version_compatible)
-
-
-def _recorded(artifact: Path) -> dict[str, Any]:
-    """Return what was recorded of an engine; nothing of one without a sidecar."""
-    if not sidecar_path(artifact).is_file():
-        return {}
-    return dict(read_sidecar(artifact, kind=Kind.ENGINE, remedy=_REBUILD).details)
-
-
-def _check_version(artifact: Path, flavour: Flavour, built_by: object) -> None:
-    """Raise BackendError where the library installed is not the build that made the engine: no other may load it."""
-    try:
-        installed = metadata.version(_DISTRIBUTIONS[flavour])
-    except metadata.PackageNotFoundError:
-        return  # Then it is refused for that.
-    if built_by not in (None, installed):
-        raise BackendError(
-            f"{artifact.name} was built by {_RUNTIMES[flavour]} {built_by}; installed is {installed}.", hint=_REBUILD
-        )
 
 
 class TensorrtEngine:
     """One engine and one execution context for one batch size."""
 
     def __init__(
-        self, request: LoadRequest, *, tensorrt: Any, cuda_runtime: Any, version_compatible: bool = False
+        self,
+        request: LoadRequest,
+        flavour: Flavour,
+        *,
+        tensorrt: Any,
+        open_memory: Callable[[], DeviceMemory],
+        version_compatible: bool = False,
+        graph: bool = False,
     ) -> None:
         self._artifact = request.artifact
-        self._flavour = _flavour_of(request.artifact)
+        self._flavour = flavour
+        self._graph = graph
         self._precision = request.form.precision
         self._version: str = tensorrt.__version__
         self._json_format = tensorrt.LayerInformationFormat.JSON
         self._log: list[str] = []
         self._ready = False  # Set by the first bind; every other verb needs it.
+        self._recording: Recording | None = None
         # Never in local variables: a traceback would keep them alive after close.
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
         with ExitStack() as undo:
-            self._cuda = CudaMemory(cuda_runtime)
+            self._cuda = open_memory()
             undo.callback(self.close)
             self._load(tensorrt, version_compatible)
             self._prepare(tensorrt, request)
@@ -126,7 +96,9 @@ class TensorrtEngine:
         if self._engine is None:
             raise self._refused("cannot be loaded", _REBUILD)
         self._context = (
-            context_rtx(trt, self._engine) if self._flavour == "rtx" else self._engine.create_execution_context()
+            context_rtx(trt, self._engine, graph=self._graph)
+            if self._flavour == "rtx"
+            else self._engine.create_execution_context()
         )
         if self._context is None:
             raise self._refused("got no execution context", "The GPU may lack memory: see `nvidia-smi`.")
@@ -180,12 +152,42 @@ class TensorrtEngine:
         np.copyto(self._images.host, images, casting="same_kind")
         self._cuda.copy_to_device(self._images)
         self._cuda.synchronise()
+        if self._graph and self._flavour == "tensorrt" and not self._ready:
+            self._record()
         self._ready = True
 
+    def _record(self) -> None:
+        """Record one inference as a CUDA graph, after one that ran: the first allocates, which no graph may hold."""
+        assert isinstance(self._cuda, CudaMemory), "the only body that records"
+        self._enqueue()
+        self._cuda.synchronise()
+        try:
+            self._recording = self._cuda.recorded(self._enqueue)
+        except BackendError as error:
+            raise self._refused(
+                f"cannot be recorded as a CUDA graph: {error.message}", "Use `--backend tensorrt`, which records none."
+            ) from error
+
     def step(self) -> None:
-        """Enqueue one inference; `sync` waits for it."""
+        """Enqueue one inference between two marks of the device's clock; `sync` waits for it."""
         if not self._ready:
             raise _out_of_order()
+        launch = self._recording.launch if self._recording else self._enqueue
+        self._cuda.mark_start()
+        launch()
+        self._cuda.mark_end()
+
+    def device_time_s(self) -> float:
+        """Return the GPU's time of the last step, without what the host did before and after."""
+        if not self._ready:
+            raise _out_of_order()
+        return self._cuda.elapsed_s()
+
+    def device_bytes(self) -> int:
+        """Return by how much the GPU's free memory fell since this was loaded, other processes' doing included."""
+        return self._cuda.used_bytes()
+
+    def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._cuda.stream_handle):
             raise self._refused("did not start", "Run it again with an idle GPU; see `nvidia-smi`.")
 
@@ -220,23 +222,31 @@ class TensorrtEngine:
         layers = layer_types(self._inspection())
         told = f"layers {', '.join(sorted(layers))}" if layers else "layer types not told by the engine"
         return Description(
-            runtime=_RUNTIMES[self._flavour],
+            runtime=f"{RUNTIMES[self._flavour]} ({'a' if self._graph else 'no'} CUDA graph, {self._cuda.library})",
             version=self._version,
             device=self._cuda.device_name(),
             precision=f"{self._precision} requested; {told}; {self._types_in_words}",
             threads=None,
-            departures=departures(self._precision, layers),
+            departures=[*departures(self._precision, layers), *self._graph_departures()],
         )
 
+    def _graph_departures(self) -> list[str]:
+        if self._flavour == "rtx" and self._graph:
+            return graph_departures_rtx(self._context, self._cuda.stream_handle)
+        return []
+
     def close(self) -> None:
-        """Release everything, once: context, engine, runtime, then buffers and stream. Safe to call again."""
+        """Release everything, once: graph, context, engine, runtime, then buffers and stream. Safe to call again."""
         self._ready = False
         with ExitStack() as last_first:
             last_first.callback(self._cuda.close)
             last_first.callback(self._drop)
+            if self._recording is not None:
+                last_first.callback(self._recording.close)
             last_first.callback(self._cuda.synchronise)
 
     def _drop(self) -> None:
+        self._recording = None
         self._context = None
         self._engine = None
         self._runtime = None
@@ -270,13 +280,3 @@ def _out_of_order() -> BackendError:
         "The engine is closed, or no images were bound.",
         hint="A bug in the benchmark: call bind first, close last.",
     )
-
-
-def _flavour_of(artifact: Path) -> Flavour:
-    flavour = flavour_from_name(artifact)
-    if flavour is None:
-        raise BackendError(
-            f"{artifact.name} is not the name of an engine.",
-            hint="Engines are named <variant>.tensorrt.engine or <variant>.rtx.engine.",
-        )
-    return flavour

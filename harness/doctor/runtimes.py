@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.availability import why_no_compiler
 from harness.doctor.child import Answer
 from harness.doctor.findings import Finding, finding_from_failure, reinstall, shortened, size_text
 from harness.doctor.gpu import NEEDS_GPU, Answers, driver_present
@@ -38,6 +39,7 @@ PROVIDERS: Mapping[str, str] = {
     "TensorRT": "TensorrtExecutionProvider",
 }
 _INSTALL = "pip install -e . -c constraints.txt"
+_UNUSED = "; `harness bench` does not use it: it has TensorRT itself"
 _MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+\.so[.\d]*): cannot open shared object file")
 
 
@@ -64,7 +66,7 @@ def core_findings(answers: Answers) -> list[Finding]:
 def torch_findings(answers: Answers, *, bf16: bool) -> list[Finding]:
     """Return what is said about torch, torchvision and the weights that `--weights imagenet` would load."""
     torch, vision = answers["torch"], answers["torchvision"]
-    found = [_torch(torch, bf16=bf16)]
+    found = [_torch(torch, bf16=bf16), _torch_compile()]
     if not vision.ok:
         return [
             *found,
@@ -95,6 +97,18 @@ def _torch(answer: Answer, *, bf16: bool) -> Finding:
         detail=f"{facts['version']}, {built}; computes on {on}; trains on this CPU in {cpu_precision}",
         required=True,
         facts={**facts, "bf16_on_cpu": bf16},
+    )
+
+
+def _torch_compile() -> Finding:
+    """Say whether the compiler is there that torch.compile calls; nothing is compiled, which takes half a minute."""
+    missing = why_no_compiler()
+    return Finding(
+        component="torch.compile",
+        status="absent" if missing else "ok",
+        detail=missing or "there is a C++ compiler, and the headers of Python; not tried",
+        remedy="Install a C++ compiler and python3-dev: `--backend pytorch-compile` needs both." if missing else "",
+        facts={"missing": missing},
     )
 
 
@@ -138,7 +152,8 @@ def onnxruntime_findings(answers: Answers) -> list[Finding]:
 def _provider(name: str, answers: Answers, *, distribution: str) -> Finding:
     answer, component, required = answers[f"onnxruntime {name}"], f"onnxruntime {name}", name == "CPU"
     if answer.facts.get("runs"):
-        detail = "ran a model" + ("" if required else "; `harness bench` runs ONNX Runtime on the CPU all the same")
+        use = {"CUDA": "; `harness bench` has it as its backend onnxruntime-cuda", "TensorRT": _UNUSED}
+        detail = "ran a model" + use.get(name, "")
         return Finding(component=component, status="ok", detail=detail, required=required, facts=answer.facts)
     if answer.ok and not answer.facts["listed"]:
         detail = "not in this build of ONNX Runtime"

@@ -1,304 +1,32 @@
-"""The TensorRT backend's logic against stand-ins that really copy and compute; on a GPU where there is one.
-
-The stand-in for CUDA uses host memory as device memory and does nothing before the stream is synchronised, so
-a missing synchronisation shows as wrong logits.
-"""
+"""The TensorRT backends' logic against stand-ins that really copy and compute; on a GPU where there is one."""
 
 from __future__ import annotations
 
 import ast
-import ctypes
 import json
 import re
 import struct
-import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bench.backends import cuda_memory, tensorrt_engine
-from bench.backends.interface import Backend, LoadRequest
-from bench.backends.tensorrt_engine import TensorrtEngine, load
+from bench.backends import cuda_memory, tensorrt_loading
+from bench.backends.interface import Backend, MeasuredMemory, TimedOnDevice
+from bench.backends.tensorrt_engine import TensorrtEngine
+from bench.backends.tensorrt_loading import load, load_through_pycuda, load_with_graph
 from harness.core.artifacts import Kind, write_artifact
 from harness.core.errors import ArtifactError, BackendError
 from harness.core.rtx_header import HEADER_BYTES, TARGETS
 from harness.core.tensorrt_flavour import gpu_driver_present
+from tests.stand_ins.cuda import CudaStandIn
+from tests.stand_ins.setting import BATCH, SHAPE, Setting, request_for
+from tests.stand_ins.tensorrt import PX
 
-_BATCH, _PX, _CLASSES = 2, 4, 3
-_SHAPE = (_BATCH, 3, _PX, _PX)
-_PIXELS_SHAPE = (_BATCH, _PX, _PX, 3)
-_NUMPY_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT64": np.int64}
-
-
-class CudaStandIn:
-    """cuda.bindings.runtime on host memory; `failing` names a call that reports an error instead."""
-
-    cudaStreamNonBlocking = 1
-    cudaHostAllocDefault = 0
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-
-    def __init__(self, *, devices: int = 1) -> None:
-        self.devices = devices
-        self.failing = ""
-        self.memory: dict[int, Any] = {}
-        self.streams: set[int] = set()
-        self.queue: list[Callable[[], object]] = []
-        self.calls: list[str] = []
-
-    def _call(self, name: str, *values: Any) -> tuple[Any, ...]:
-        self.calls.append(name)
-        return (2, *(None for _ in values)) if name == self.failing else (0, *values)
-
-    def cudaGetErrorName(self, status: int) -> tuple[int, bytes]:
-        return 0, b"cudaErrorMemoryAllocation"
-
-    def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:
-        return 0, b"out of memory"
-
-    def cudaGetDeviceCount(self) -> tuple[Any, ...]:
-        return self._call("cudaGetDeviceCount", self.devices)
-
-    def cudaSetDevice(self, device: int) -> tuple[Any, ...]:
-        return self._call("cudaSetDevice")
-
-    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
-        return self._call("cudaGetDeviceProperties", SimpleNamespace(name=b"Stand-in GPU\0\0", major=8, minor=9))
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
-        assert flags == self.cudaStreamNonBlocking
-        answer = self._call("cudaStreamCreateWithFlags", 7)
-        if answer[0] == 0:
-            self.streams.add(7)
-        return answer
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
-        self.streams.remove(stream)
-        return self._call("cudaStreamDestroy")
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
-        assert stream in self.streams
-        while self.queue:
-            self.queue.pop(0)()
-        return self._call("cudaStreamSynchronize")
-
-    def _allocate(self, name: str, size_bytes: int) -> tuple[Any, ...]:
-        block = (ctypes.c_ubyte * size_bytes)()
-        answer = self._call(name, ctypes.addressof(block))
-        if answer[0] == 0:
-            self.memory[answer[1]] = block
-        return answer
-
-    def cudaHostAlloc(self, size_bytes: int, flags: int) -> tuple[Any, ...]:
-        return self._allocate("cudaHostAlloc", size_bytes)
-
-    def cudaMalloc(self, size_bytes: int) -> tuple[Any, ...]:
-        return self._allocate("cudaMalloc", size_bytes)
-
-    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
-        del self.memory[address]
-        return self._call("cudaFreeHost")
-
-    def cudaFree(self, address: int) -> tuple[Any, ...]:
-        del self.memory[address]
-        return self._call("cudaFree")
-
-    def cudaMemcpyAsync(self, target: int, source: int, size_bytes: int, kind: int, stream: int) -> tuple[Any, ...]:
-        assert stream in self.streams
-        assert all(len(self.memory[address]) == size_bytes for address in (target, source))
-        self.queue.append(lambda: ctypes.memmove(target, source, size_bytes))
-        return self._call("cudaMemcpyAsync")
-
-
-class EngineStandIn:
-    """An engine and its context in one: logits = images, flattened, times `weights`; answers are their argmax."""
-
-    def __init__(self, cuda: CudaStandIn, types: tuple[str, str]) -> None:
-        self.cuda = cuda
-        self.tensors = {"image": types[0], "logits": types[1]}
-        self.modes = {"image": "INPUT", "logits": "OUTPUT"}
-        self.classes = _CLASSES
-        self.starts = True
-        self.shape: tuple[int, ...] = ()
-        self.addresses: dict[str, int] = {}
-        self.inspection = "{}"
-        self.runtime_config = SimpleNamespace()
-        self.configs: list[Any] = []
-        self.image_shape: tuple[int, ...] = (3, _PX, _PX)
-        self.validity = ("VALID", 0)
-        self.runtimes: list[weakref.ref[Any]] = []
-        self.weights = np.random.default_rng(3).normal(size=(3 * _PX * _PX, _CLASSES)).astype(np.float32)
-
-    def take_pixels(self) -> None:
-        self.tensors["image"], self.image_shape = "UINT8", (_PX, _PX, 3)
-
-    def give_answers(self) -> None:
-        self.tensors["answer"], self.modes["answer"] = "INT64", "OUTPUT"
-
-    @property
-    def num_io_tensors(self) -> int:
-        return len(self.tensors)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
-
-    def get_tensor_mode(self, name: str) -> str:
-        return self.modes[name]
-
-    def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name=self.tensors[name])
-
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        return [(size, *self.image_shape) for size in (1, 2, 4)]
-
-    def create_runtime_config(self) -> Any:
-        return self.runtime_config
-
-    def create_execution_context(self, *config: Any) -> EngineStandIn:
-        self.configs.extend(config)
-        return self
-
-    def create_engine_inspector(self) -> Any:
-        return SimpleNamespace(get_engine_information=lambda _format: self.inspection)
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shape = shape
-        return 1 <= shape[0] <= 4 and shape[1:] == self.image_shape
-
-    def infer_shapes(self) -> list[str]:
-        return []
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.shape[0], self.classes)
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        self.addresses[name] = address
-        return address in self.cuda.memory
-
-    def _array(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        block = self.cuda.memory[self.addresses[name]]
-        return np.frombuffer(block, dtype=_NUMPY_TYPES[self.tensors[name]]).reshape(shape)
-
-    def _compute(self) -> None:
-        images = self._array("image", self.shape).astype(np.float32)
-        logits = images.reshape(self.shape[0], -1) @ self.weights
-        self._array("logits", logits.shape)[:] = logits
-        if "answer" in self.tensors:
-            self._array("answer", (self.shape[0],))[:] = logits.argmax(axis=1)
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        assert stream_handle in self.cuda.streams
-        if self.starts:
-            self.cuda.queue.append(self._compute)
-        return self.starts
-
-
-class _Severity(int):
-    name = "ERROR"
-
-
-class RuntimeStandIn:
-    """The plan b"plan" gives the engine, all others None and a line in the log; validity is as the engine says."""
-
-    engine_host_code_allowed = False
-
-    def __init__(self, engine: EngineStandIn, logger: Any) -> None:
-        self.engine = engine
-        self.logger = logger
-
-    def deserialize_cuda_engine(self, plan: Any) -> EngineStandIn | None:
-        if bytes(plan) == b"plan":
-            return self.engine
-        self.logger.log(_Severity(1), "the magic tag is wrong")
-        self.logger.log(_Severity(3), "chatter")
-        return None
-
-    def get_engine_validity(self, plan: Any) -> tuple[str, int]:
-        assert bytes(plan)
-        return self.engine.validity
-
-
-class TensorrtStandIn:
-    """What the backend uses of the module."""
-
-    __version__ = "11.4.0"
-    TensorIOMode = SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT")
-    LayerInformationFormat = SimpleNamespace(JSON="JSON")
-    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
-    CudaGraphStrategy = SimpleNamespace(DISABLED="DISABLED")
-    EngineValidity = SimpleNamespace(INVALID="INVALID")
-    EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2})
-
-    class ILogger:
-        WARNING = 2
-
-    def __init__(self, engine: EngineStandIn) -> None:
-        self.engine = engine
-
-    def Runtime(self, logger: Any) -> Any:
-        runtime = RuntimeStandIn(self.engine, logger)
-        self.engine.runtimes.append(weakref.ref(runtime))
-        return runtime
-
-
-class Setting:
-    """A backend that can be loaded, and the stand-ins below it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cuda = CudaStandIn()
-        self.engine = EngineStandIn(self.cuda, ("FLOAT", "FLOAT"))
-
-    def load(
-        self,
-        *,
-        name: str = "fp32.tensorrt.engine",
-        variant: str = "",
-        plan: bytes = b"plan",
-        batch_size: int = _BATCH,
-        version_compatible: bool = False,
-    ) -> TensorrtEngine:
-        path = self.folder / name
-        path.write_bytes(plan)
-        return TensorrtEngine(
-            _request(path, variant=variant or name.partition(".")[0], batch_size=batch_size),
-            tensorrt=TensorrtStandIn(self.engine),
-            cuda_runtime=self.cuda,
-            version_compatible=version_compatible,
-        )
-
-    def images(self, seed: int = 0) -> npt.NDArray[np.float32]:
-        return np.random.default_rng(seed).normal(size=_SHAPE).astype(np.float32)
-
-    def expected(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return images.reshape(_BATCH, -1) @ self.engine.weights
-
-    def assert_all_released(self) -> None:
-        assert self.cuda.memory == {}
-        assert self.cuda.streams == set()
-
-
-def _request(
-    artifact: Path,
-    *,
-    variant: str = "fp32",
-    batch_size: int = _BATCH,
-    image_px: int = _PX,
-    class_count: int = _CLASSES,
-) -> LoadRequest:
-    return LoadRequest(
-        artifact=artifact,
-        case="any",
-        batch_size=batch_size,
-        image_px=image_px,
-        class_count=class_count,
-        threads=1,
-        variant=variant,
-    )
+_PIXELS_SHAPE = (BATCH, PX, PX, 3)
 
 
 @pytest.fixture
@@ -323,7 +51,7 @@ def test_the_images_are_on_the_device_when_bind_returns(setting: Setting) -> Non
     backend.bind(images)
 
     assert setting.cuda.queue == []
-    np.testing.assert_array_equal(setting.engine._array("image", _SHAPE), images)
+    np.testing.assert_array_equal(setting.engine._array("image", SHAPE), images)
 
 
 def test_a_step_waits_for_nothing_and_copies_nothing(setting: Setting) -> None:
@@ -332,8 +60,8 @@ def test_a_step_waits_for_nothing_and_copies_nothing(setting: Setting) -> None:
     setting.cuda.calls.clear()
     backend.step()
 
-    assert setting.cuda.calls == []
-    assert len(setting.cuda.queue) == 1
+    assert setting.cuda.calls == ["cudaEventRecord"] * 2
+    assert len(setting.cuda.queue) == 3
 
 
 def test_fetched_logits_outlive_the_backend(setting: Setting) -> None:
@@ -387,13 +115,13 @@ def test_pixels_reach_an_engine_that_takes_them_as_they_are(setting: Setting) ->
 def test_an_engine_that_takes_pixels_refuses_floats_and_another_layout(setting: Setting) -> None:
     setting.engine.take_pixels()
     backend = setting.load(name="fp32-uint8in.tensorrt.engine")
-    for images in (setting.images(), np.zeros(_SHAPE, np.uint8), np.zeros(_PIXELS_SHAPE, np.float32)):
+    for images in (setting.images(), np.zeros(SHAPE, np.uint8), np.zeros(_PIXELS_SHAPE, np.float32)):
         with pytest.raises(BackendError, match=r"loaded for uint8 \(2, 4, 4, 3\)"):
             backend.bind(images)
 
 
 def test_an_engine_of_another_input_than_its_variant_says_is_refused_and_nothing_leaks(setting: Setting) -> None:
-    setting.engine.image_shape = (_PX, _PX, 3)
+    setting.engine.image_shape = (PX, PX, 3)
     with pytest.raises(BackendError, match="takes FLOAT, which is no fp32-uint8in"):
         setting.load(name="fp32-uint8in.tensorrt.engine")
     setting.assert_all_released()
@@ -414,7 +142,7 @@ def test_the_second_output_is_the_answers_of_the_same_inference(setting: Setting
         backend.sync()
         outputs_bc, answers_b = backend.fetch(), backend.fetch_answers()
         assert answers_b is not None
-        assert (answers_b.dtype, answers_b.shape) == (np.int64, (_BATCH,))
+        assert (answers_b.dtype, answers_b.shape) == (np.int64, (BATCH,))
         assert answers_b.flags.owndata
         np.testing.assert_array_equal(answers_b, outputs_bc.argmax(axis=1))
     backend.close()
@@ -473,7 +201,7 @@ def test_closing_releases_everything_even_where_the_device_reports_an_error(sett
 
 
 _VERBS: dict[str, Callable[[TensorrtEngine], object]] = {
-    "bind": lambda backend: backend.bind(np.zeros(_SHAPE, np.float32)),
+    "bind": lambda backend: backend.bind(np.zeros(SHAPE, np.float32)),
     "step": TensorrtEngine.step,
     "sync": TensorrtEngine.sync,
     "fetch": TensorrtEngine.fetch,
@@ -499,7 +227,7 @@ def test_logits_of_images_that_were_never_bound_cannot_be_had(setting: Setting, 
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((1, 3, _PX, _PX), np.float32), np.zeros((_BATCH, _PX, _PX, 3), np.float32), np.zeros(_SHAPE)],
+    [np.zeros((1, 3, PX, PX), np.float32), np.zeros((BATCH, PX, PX, 3), np.float32), np.zeros(SHAPE)],
     ids=["another batch", "channels last", "float64"],
 )
 def test_images_of_another_shape_or_type_are_refused(setting: Setting, images: Any) -> None:
@@ -545,7 +273,10 @@ def test_a_missing_context_is_refused_and_nothing_leaks(setting: Setting, monkey
 
 @pytest.mark.parametrize(
     "call",
-    ["cudaGetDeviceCount", "cudaSetDevice", "cudaStreamCreateWithFlags", "cudaHostAlloc", "cudaMalloc"],
+    [
+        *("cudaGetDeviceCount", "cudaSetDevice", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags"),
+        *("cudaMemGetInfo", "cudaHostAlloc", "cudaMalloc"),
+    ],
 )
 def test_a_cuda_error_while_loading_is_told_by_name_and_nothing_leaks(setting: Setting, call: str) -> None:
     setting.cuda.failing = call
@@ -616,7 +347,7 @@ def test_the_description_tells_request_and_reality_apart(setting: Setting) -> No
     setting.engine.take_pixels()
     description = setting.load(name="renamed.tensorrt.engine", variant="int8-uint8in").describe()
 
-    assert description.runtime == "TensorRT"
+    assert description.runtime == "TensorRT (no CUDA graph, cuda-python)"
     assert description.version == "11.4.0"
     assert description.device == "Stand-in GPU"
     assert description.threads is None
@@ -628,7 +359,7 @@ def test_an_inspector_that_tells_no_types_makes_no_departure(setting: Setting) -
     setting.engine.inspection = json.dumps({"Layers": ["conv", "relu"]})
     description = setting.load(name="fp16.rtx.engine").describe()
 
-    assert description.runtime == "TensorRT-RTX"
+    assert description.runtime == "TensorRT-RTX (no CUDA graph, cuda-python)"
     assert "not told" in description.precision
     assert description.departures == []
 
@@ -638,7 +369,7 @@ def test_without_a_driver_loading_says_so_and_what_to_do(tmp_path: Path) -> None
     path = tmp_path / "fp32.tensorrt.engine"
     path.write_bytes(b"plan")
     with pytest.raises(BackendError, match="no NVIDIA driver") as caught:
-        load(_request(path))
+        load(request_for(path))
     assert "NVIDIA GPU" in caught.value.hint
 
 
@@ -659,7 +390,7 @@ def test_a_foreign_file_is_refused_before_any_driver_is_asked_for(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ArtifactError, match=words):
-        load(_request(path))
+        load(request_for(path))
 
 
 def _rtx_engine(path: Path, version: bytes) -> None:
@@ -672,7 +403,7 @@ def test_an_engine_of_another_version_than_is_installed_is_refused_with_both(tmp
     path = tmp_path / "fp32.rtx.engine"
     _rtx_engine(path, bytes([1, 6, 0, 9]))
     with pytest.raises(BackendError, match=r"built by TensorRT-RTX 1\.6\.0\.9; installed is ") as caught:
-        load(_request(path))
+        load(request_for(path))
     assert "harness export --trt --force" in caught.value.hint
 
 
@@ -685,20 +416,20 @@ def _recorded_plan(path: Path, **details: Any) -> None:
 
 def test_the_version_of_tensorrts_own_engine_is_the_sidecars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: "11.4.0")
-    monkeypatch.setattr(tensorrt_engine, "gpu_driver_present", lambda: False)
+    monkeypatch.setattr(tensorrt_loading, "gpu_driver_present", lambda: False)
     path = tmp_path / "fp32.tensorrt.engine"
     _recorded_plan(path, flavour_version="11.3.0", version_compatible=False)
     with pytest.raises(BackendError, match=r"by TensorRT 11\.3\.0; installed is 11\.4\.0"):
-        load(_request(path))
+        load(request_for(path))
     _recorded_plan(path, flavour_version="11.3.0", version_compatible=True)
     with pytest.raises(BackendError, match="no NVIDIA driver"):
-        load(_request(path))
+        load(request_for(path))
 
 
 @pytest.mark.parametrize("name", ["fp32.onnx", "fp32.engine", "fp32.cuda.engine", "rtx.engine"])
 def test_a_name_that_does_not_tell_the_flavour_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BackendError, match="not the name of an engine"):
-        load(_request(tmp_path / name))
+        load(request_for(tmp_path / name))
 
 
 def test_every_cuda_call_exists_in_cuda_python_and_in_the_stand_in() -> None:
@@ -708,11 +439,14 @@ def test_every_cuda_call_exists_in_cuda_python_and_in_the_stand_in() -> None:
         node.attr
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and re.match("cuda[A-Z]", node.attr)
-    } - {"cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"}
+    } - {"cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaStreamCaptureModeThreadLocal"}
 
-    assert len(used) > 12
+    assert len(used) > 24
     assert [name for name in sorted(used) if not hasattr(runtime, name)] == []
     assert [name for name in sorted(used) if not hasattr(CudaStandIn, name)] == []
+    capture_mode = "cudaStreamCaptureModeThreadLocal"
+    real, ours = runtime.cudaStreamCaptureMode, CudaStandIn.cudaStreamCaptureMode
+    assert int(getattr(real, capture_mode)) == getattr(ours, capture_mode)
     assert int(runtime.cudaMemcpyKind.cudaMemcpyHostToDevice) == CudaStandIn.cudaMemcpyKind.cudaMemcpyHostToDevice
     assert int(runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost) == CudaStandIn.cudaMemcpyKind.cudaMemcpyDeviceToHost
 
@@ -758,21 +492,21 @@ def test_a_real_rtx_engine_passes_every_check_that_needs_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr(tensorrt_engine, "gpu_driver_present", lambda: False)
+    monkeypatch.setattr(tensorrt_loading, "gpu_driver_present", lambda: False)
     path = _relu_engine(tmp_path, "rtx")
     with pytest.raises(BackendError, match="no NVIDIA driver"):  # The next thing it needs.
-        load(_request(path))
+        load(request_for(path))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ArtifactError, match="truncated"):
-        load(_request(path))
+        load(request_for(path))
     foreign = tmp_path / "fp32.tensorrt.engine"
     foreign.write_bytes(content)
     with pytest.raises(ArtifactError, match="an engine of TensorRT-RTX"):
-        load(_request(foreign))
+        load(request_for(foreign))
     path.write_bytes((tmp_path / "fp32.onnx").read_bytes())
     with pytest.raises(ArtifactError, match="an ONNX file"):
-        load(_request(path))
+        load(request_for(path))
 
 
 @pytest.mark.gpu
@@ -782,27 +516,34 @@ def test_an_engine_for_another_gpu_is_refused_with_both(tmp_path: Path) -> None:
     here = _gpu_here()
     path = _relu_engine(tmp_path, "rtx", targets=("SM86" if here.startswith("SM12") else "SM120",))
     with pytest.raises(BackendError, match=f"not for this GPU, an {here}"):
-        load(_request(path, batch_size=4, image_px=32))
+        load(request_for(path, batch_size=4, image_px=32))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not gpu_driver_present(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("loader", [load, load_with_graph, load_through_pycuda])
 @pytest.mark.parametrize("flavour", ["tensorrt", "rtx"])
-def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any) -> None:
+def test_a_real_engine_agrees_with_the_onnx_reference(tmp_path: Path, flavour: Any, loader: Any) -> None:
+    pytest.importorskip("pycuda" if loader is load_through_pycuda else "cuda.bindings.runtime")
     pytest.importorskip("tensorrt" if flavour == "tensorrt" else "tensorrt_rtx")
     if flavour == "rtx" and _gpu_here() not in TARGETS:
         pytest.skip(f"TensorRT-RTX does not build for this GPU, an {_gpu_here()}")
     from onnx.reference import ReferenceEvaluator
 
     engine_path = _relu_engine(tmp_path, flavour)
-    images = np.random.default_rng(0).normal(size=(4, 3, 32, 32)).astype(np.float32)
-    backend = load(_request(engine_path, batch_size=4, image_px=32, class_count=3))
+    backend = loader(request_for(engine_path, batch_size=4, image_px=32, class_count=3))
     try:
-        backend.bind(images)
-        backend.step()
-        backend.sync()
-        (expected,) = ReferenceEvaluator(tmp_path / "fp32.onnx").run(None, {"image": images})
-        np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-5)
+        for seed in range(3):  # What a graph recorded must run on images that it has not seen.
+            images = np.random.default_rng(seed).normal(size=(4, 3, 32, 32)).astype(np.float32)
+            backend.bind(images)
+            backend.step()
+            backend.sync()
+            (expected,) = ReferenceEvaluator(tmp_path / "fp32.onnx").run(None, {"image": images})
+            np.testing.assert_allclose(backend.fetch(), expected, rtol=1e-4, atol=1e-5)
+            assert isinstance(backend, TimedOnDevice)
+            assert isinstance(backend, MeasuredMemory)
+            assert 0 < backend.device_time_s() < 1
+            assert backend.device_bytes() >= 0
         assert backend.describe().departures == []
         assert backend.describe().device
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.availability import why_unavailable
 from bench.backends.interface import LoadRequest
 from bench.messages import (
     Answer,
@@ -73,11 +74,15 @@ def impatient(tmp_path: Path) -> Iterator[WorkerProcess]:
     made.kill()
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(
+    ("batch_size", "backend"), [(1, "onnxruntime"), (4, "onnxruntime"), (4, "openvino-throughput")]
+)
 def test_a_worker_answers_every_row_in_order_as_the_golden_does(
-    session_run: Any, worker: WorkerProcess, tmp_path: Path, batch_size: int
+    session_run: Any, worker: WorkerProcess, tmp_path: Path, batch_size: int, backend: str
 ) -> None:
-    loaded = worker.ask(_load(session_run, batch_size=batch_size), Loaded)
+    if why_unavailable(backend):
+        pytest.skip(why_unavailable(backend))
+    loaded = worker.ask(_load(session_run, batch_size=batch_size, backend=backend), Loaded)
     assert loaded.description.departures == []
     worker.ask(Answer(out=tmp_path / "answers.npz", other_batches=[2]), Answered)
     with np.load(session_run.folder / "golden.npz") as golden, np.load(tmp_path / "answers.npz") as answers:
@@ -240,7 +245,7 @@ def test_what_a_runtime_prints_goes_to_the_log_and_not_between_the_replies(
     starter = tmp_path / "start.py"
     starter.write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport bench.worker as w\n"
-        "w.BACKENDS = {'noisy': 'noisy_backend'}\nw.main()\n"
+        "w.BACKENDS = {'noisy': 'noisy_backend:load'}\nw.main()\n"
     )
     with _started_with(starter, tmp_path, monkeypatch) as worker:
         assert worker.ask(_load(session_run, backend="noisy"), Loaded).description.runtime == "ONNX Runtime"

@@ -150,11 +150,12 @@ def test_a_provider_that_another_stepped_in_for_does_not_count_as_running() -> N
     assert tensorrt.detail == "not in this build of ONNX Runtime"
 
 
-def test_a_provider_that_loads_is_ok_and_said_not_to_be_the_one_of_bench() -> None:
+def test_a_provider_that_loads_is_ok_and_said_to_be_of_use_to_bench_or_not() -> None:
     _, cpu, cuda, tensorrt = onnxruntime_findings(_ort_answers())
 
     assert [each.status for each in (cpu, cuda, tensorrt)] == ["ok"] * 3
-    assert "on the CPU all the same" in cuda.detail
+    assert "backend onnxruntime-cuda" in cuda.detail
+    assert "`harness bench` does not use it" in tensorrt.detail
     assert Examination(findings=[cpu, cuda, tensorrt]).runs() == ["ONNX Runtime (CPU, CUDA, TensorRT)"]
 
 
@@ -169,6 +170,15 @@ def test_only_what_all_commands_need_decides_the_exit_code() -> None:
     ]
     assert broken == [False, True, True, False]
     assert no_onnx[1].remedy == "pip install -e . -c constraints.txt"
+
+
+def test_torch_compile_lacks_a_compiler_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    answers = {"torch": Answer(failure="x"), "torchvision": Answer(failure="x")}
+    finding = torch_findings(answers, bf16=False)[1]
+    assert (finding.component, finding.status, finding.required) == ("torch.compile", "absent", False)
+    assert "there is no no-such-compiler" in finding.detail
+    assert "python3-dev" in finding.remedy
 
 
 def test_onnx_is_built_where_torch_and_both_onnx_packages_import() -> None:

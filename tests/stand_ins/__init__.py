@@ -1,0 +1,1 @@
+"""Doubles of GPU libraries that really compute, on host memory. None of them is evidence of anything by itself."""
