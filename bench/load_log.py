@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from bench.early_stopping import CONFIDENCE, upper_estimate
+from bench.load_messages import Driven
 from bench.load_settings import LoadSettings
 from harness.core.errors import BackendError
 
@@ -46,7 +47,8 @@ class LoadRun(BaseModel):
     """One run of LoadGen. `flag` is its own word about *these* settings; `reasons` are its reasons.
 
     `latencies_s` has one for every query in the order in which they were due; offline one for every sample, all of
-    them counted from the one query. Rates are samples per second; `scheduled_per_s` only a server has.
+    them counted from the one query. Rates are samples per second; `scheduled_per_s` only a server has. `foreign_cores`
+    is what other processes used meanwhile, None where the system does not tell.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +69,7 @@ class LoadRun(BaseModel):
     over_bound_count: int | None
     num_errors: int
     cpu_s: float
+    foreign_cores: float | None
     log_folder: str
 
     def estimate_s(self, fraction: float) -> float | None:
@@ -90,9 +93,7 @@ def detail_from_folder(folder: Path) -> dict[str, JsonValue]:
     return detail
 
 
-def run_from_folder(
-    folder: Path, settings: LoadSettings, *, seeds: dict[str, int], image_count: int, cpu_s: float
-) -> LoadRun:
+def run_from_folder(folder: Path, settings: LoadSettings, *, driven: Driven, foreign_cores: float | None) -> LoadRun:
     """Return a run as LoadGen's log has it.
 
     Raises BackendError where log and trace disagree, or where LoadGen counted an error: a sample that was completed
@@ -111,8 +112,8 @@ def run_from_folder(
     return LoadRun(
         settings=settings,
         loadgen_version=str(detail["loadgen_version"]),
-        seeds=seeds,
-        image_count=image_count,
+        seeds=driven.seeds,
+        image_count=driven.image_count,
         flag="VALID" if detail["result_validity"] == "VALID" else "INVALID",
         reasons=_reasons(detail),
         query_count=_integer(detail, "result_query_count"),
@@ -124,7 +125,8 @@ def run_from_folder(
         scheduled_per_s=float(scheduled) if isinstance(scheduled, int | float) else None,
         over_bound_count=over if isinstance(over, int) else None,
         num_errors=_integer(detail, "num_errors"),
-        cpu_s=cpu_s,
+        cpu_s=driven.cpu_s,
+        foreign_cores=foreign_cores,
         log_folder=folder.name,
     )
 

@@ -39,6 +39,7 @@ class Probe(BaseModel):
     held: bool
     flag: Literal["VALID", "INVALID"]
     confirming: bool
+    foreign_cores: float | None
     log_folder: str
 
 
@@ -47,7 +48,8 @@ class ScenarioResult(BaseModel):
 
     `refused` says that the trial cannot serve it, `unavailable` that LoadGen is not installed. `verdict` is the gate's
     word on the trial when it was measured. `closed_loop_s` are calls without LoadGen in the same process before it.
-    A server has `latency_bound_s` and `probes` where a bound was asked for; `highest_per_s` is None where none held.
+    A server has `latency_bound_s` and `probes` where a bound was asked for; `highest_per_s` is None where none
+    held, and so is `run` where not one probe did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,7 +67,6 @@ class ScenarioResult(BaseModel):
     highest_per_s: float | None = None
     probes: list[Probe] = []
     search: str = ""
-    foreign_cores: float | None = None
     created: str
     machine: dict[str, JsonValue]
 

@@ -83,17 +83,17 @@ class _Driver:
     def call_s(self) -> float:
         return float(np.median(self.closed_loop_s))
 
-    def measure(self, settings: LoadSettings, name: str, foreseen_s: float) -> tuple[LoadRun, float | None]:
-        """Let LoadGen drive the model; return the run, and the cores that others used meanwhile."""
+    def measure(self, settings: LoadSettings, name: str, foreseen_s: float) -> LoadRun:
+        """Let LoadGen drive the model."""
         folder = self.folder / name
         load = ForeignLoad()
         message = Drive(settings=settings, folder=folder.resolve())
         driven = self.worker.ask(message, Driven, limit_s=_LIMIT_S + _LIMIT_FACTOR * foreseen_s)
         foreign_cores = load.cores(worker_cpu_s=driven.cpu_s)
-        run = run_from_folder(folder, settings, seeds=driven.seeds, image_count=driven.image_count, cpu_s=driven.cpu_s)
+        run = run_from_folder(folder, settings, driven=driven, foreign_cores=foreign_cores)
         # Megabytes that say again what the record now has; the other files of LoadGen stay as evidence.
         (folder / "mlperf_log_trace.json").unlink()
-        return run, foreign_cores
+        return run
 
 
 def run_scenarios(
@@ -200,8 +200,7 @@ def _counted(driver: _Driver, scenario: Scenario, plan: LoadPlan) -> dict[str, A
         offered_queries_per_s=rate,
     )
     foreseen_s = max(plan.duration_s, settings.min_query_count * each_s)
-    run, foreign_cores = driver.measure(settings, "run", foreseen_s)
-    return {"run": run, "foreign_cores": foreign_cores}
+    return {"run": driver.measure(settings, "run", foreseen_s)}
 
 
 def _offline(driver: _Driver, plan: LoadPlan) -> dict[str, Any]:
@@ -211,11 +210,11 @@ def _offline(driver: _Driver, plan: LoadPlan) -> dict[str, Any]:
         settings = LoadSettings(
             scenario="offline", min_duration_s=plan.duration_s, min_query_count=1, expected_samples_per_s=rate
         )
-        run, foreign_cores = driver.measure(settings, f"run-{attempt}", plan.duration_s)
+        run = driver.measure(settings, f"run-{attempt}", plan.duration_s)
         if run.duration_s >= plan.duration_s:
             break
         rate = run.samples_per_s
-    return {"run": run, "foreign_cores": foreign_cores}
+    return {"run": run}
 
 
 def _searched(driver: _Driver, bound_s: float, plan: LoadPlan) -> dict[str, Any]:
@@ -223,7 +222,6 @@ def _searched(driver: _Driver, bound_s: float, plan: LoadPlan) -> dict[str, Any]
     if driver.call_s > bound_s:
         words = f"a call alone takes {driver.call_s * 1000:.2f} ms, longer than the bound"
         return {"search": words}
-    foreign: list[float | None] = [None]
 
     def measure(rate: float, queries: int, name: str) -> LoadRun:
         settings = LoadSettings(
@@ -233,13 +231,11 @@ def _searched(driver: _Driver, bound_s: float, plan: LoadPlan) -> dict[str, Any]
             offered_queries_per_s=rate,
             latency_bound_s=bound_s,
         )
-        run, foreign[0] = driver.measure(settings, name, queries * max(1 / rate, driver.call_s))
-        return run
+        return driver.measure(settings, name, queries * max(1 / rate, driver.call_s))
 
     found = highest_rate(measure, capacity_per_s=1 / driver.call_s, bound_s=bound_s, plan=plan.search)
     return {
         "run": found.run,
-        "foreign_cores": foreign[0],
         "probes": found.probes,
         "highest_per_s": found.rate_per_s,
         "search": found.words,

@@ -73,7 +73,12 @@ def highest_rate(
             why = f"no rate of at least {_LOWEST_SHARE:.0%} of the closed loop's held the bound"
             break
         if clock() - started_s + foreseen_s > plan.limit_s:
-            why = f"the search was cut at its limit of {plan.limit_s:.0f} s, between {low:.1f} and {high:.1f} a second"
+            between = (
+                f"between {low:.1f} and {high:.1f} a second"
+                if low
+                else f"below {high:.1f} a second, where none had held"
+            )
+            why = f"the search was cut at its limit of {plan.limit_s:.0f} s, {between}"
             break
         run = measure(rate, plan.probe_queries, f"probe-{len(probes) + 1:02d}")
         probes.append(probe_from_run(run, rate, bound_s))
@@ -127,5 +132,6 @@ def probe_from_run(run: LoadRun, rate: float, bound_s: float, *, confirming: boo
         held=holds(run.query_count, over),
         flag=run.flag,
         confirming=confirming,
+        foreign_cores=run.foreign_cores,
         log_folder=run.log_folder,
     )

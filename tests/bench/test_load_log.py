@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.load_log import LoadRun, detail_from_folder, run_from_folder
+from bench.load_messages import Driven
 from bench.load_records import scenario_sentence
 from bench.load_settings import LoadSettings, Scenario
 from harness.core.errors import BackendError
@@ -47,7 +48,7 @@ def _write(folder: Path, samples: list[tuple[int, int, float, int]], **changes: 
 
 def _read(folder: Path, scenario: Scenario = "single-stream", **changes: Any) -> LoadRun:
     settings = LoadSettings(scenario=scenario, min_duration_s=0.0, min_query_count=1, **changes)
-    return run_from_folder(folder, settings, seeds={}, image_count=1, cpu_s=0.0)
+    return run_from_folder(folder, settings, driven=Driven(cpu_s=0.0, seeds={}, image_count=1), foreign_cores=None)
 
 
 _SAMPLES = [(1, 1, 3000.0, 1_500_000), (0, 0, 1000.0, 2_000_000), (2, 2, 5000.0, 7_000_000)]

@@ -61,6 +61,7 @@ def _run(rate: float, latencies_s: list[float], duration_s: float, name: str) ->
         over_bound_count=None,
         num_errors=0,
         cpu_s=0.0,
+        foreign_cores=0.0,
         log_folder=name,
     )
 
