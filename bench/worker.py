@@ -16,7 +16,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +269,8 @@ def _outputs(backend: Backend, images: Images) -> Float32s:
     return backend.fetch()
 
 
-def _reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | None, str]:
+def reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | None, str]:
+    """Return the worker, made by the first request, and its reply."""
     kind = request["do"]
     if kind == "load":
         worker = Worker(Load.model_validate(request))
@@ -286,7 +287,10 @@ def _reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | 
     return worker, worker.block(Block.model_validate(request)).model_dump_json()
 
 
-def main() -> None:
+Replier = Callable[[dict[str, Any], Worker | None], tuple[Worker | None, str]]
+
+
+def serve(reply_to_request: Replier) -> None:
     """Serve requests until stdin closes; a HarnessError is a reply, anything else ends the process."""
     # Ctrl-C reaches the whole process group; the coordinator decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -295,13 +299,18 @@ def main() -> None:
         worker: Worker | None = None
         for line in sys.stdin:
             try:
-                worker, reply = _reply_to(json.loads(line), worker)
+                worker, reply = reply_to_request(json.loads(line), worker)
             except HarnessError as error:
                 reply = json.dumps({"failed": Failed(message=error.message, hint=error.hint).model_dump()})
             replies.write(reply + "\n")
             replies.flush()
         if worker is not None:
             worker.close()
+
+
+def main() -> None:
+    """Serve the bench."""
+    serve(reply_to)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU in its latency mode, static shape, precision set and read back.
+"""OpenVINO on the CPU, in its latency mode unless a queue is built on it, static shape, precision set and read back.
 
 Left alone, OpenVINO computes a float32 file in bfloat16 on processors that have it, which is another model at
 another speed; and it computes a bfloat16 file in bfloat16 even where float32 was hinted. So the types in which the
@@ -34,7 +34,7 @@ _REMEDY = "Install the extra: `pip install -e '.[openvino]' -c constraints.txt`.
 class OpenvinoCpu:
     """A compiled model with one request, whose tensors are read and written in place."""
 
-    def __init__(self, request: LoadRequest) -> None:
+    def __init__(self, request: LoadRequest, *, hint: str = "LATENCY") -> None:
         try:
             import openvino
         except ImportError as error:
@@ -44,6 +44,7 @@ class OpenvinoCpu:
         self._threads = request.threads
         self._precision = request.form.precision
         self._has_answers = request.form.probabilities
+        self._hint = hint
         try:
             core = openvino.Core()
             model = core.read_model(str(request.artifact))
@@ -53,7 +54,7 @@ class OpenvinoCpu:
                 model,
                 "CPU",
                 {
-                    "PERFORMANCE_HINT": "LATENCY",
+                    "PERFORMANCE_HINT": hint,
                     "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
                     "INFERENCE_NUM_THREADS": request.threads,
                 },
@@ -73,10 +74,7 @@ class OpenvinoCpu:
                     hint="Export it again: `harness export --force`.",
                 )
         except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO cannot load {request.artifact}: {error}",
-                hint="Export it again: `harness export --force`.",
-            ) from error
+            raise refused(request, error) from error
 
     def bind(self, images: Images) -> None:
         self._input[:] = images
@@ -105,6 +103,9 @@ class OpenvinoCpu:
             departures.append(f"the precision hint reads {hint}, asked for {_HINTS[self._precision]}")
         if threads != self._threads:
             departures.append(f"{threads} threads, asked for {self._threads}")
+        mode = str(self._compiled.get_property("PERFORMANCE_HINT"))
+        if mode != self._hint:
+            departures.append(f"the performance hint reads {mode}, asked for {self._hint}")
         if devices != ["CPU"]:
             departures.append(f"runs on {', '.join(devices)}, asked for CPU")
         return Description(
@@ -128,6 +129,12 @@ class OpenvinoCpu:
 
     def close(self) -> None:
         del self._request, self._compiled
+
+
+def refused(request: LoadRequest, error: RuntimeError) -> BackendError:
+    return BackendError(
+        f"OpenVINO cannot load {request.artifact}: {error}", hint="Export it again: `harness export --force`."
+    )
 
 
 def _type_departures(precision: str, computed: set[str]) -> list[str]:
