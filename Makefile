@@ -92,13 +92,14 @@ ifeq ($(DATA),)
 endif
 	$(BIN)/python -m train.benchmark $(TRAIN_DATA)
 
-bench-peers: setup-peers ## Our clock beside benchmark_app, LoadGen and Polygraphy, and beside itself: an hour and a half
+bench-peers: setup-peers ## Our clock beside benchmark_app, LoadGen and Polygraphy, and beside itself: 45 minutes
 	$(BIN)/python -m bench.peers --work $(PEERS)
 
 setup-peers: setup
 	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[peers]' -c constraints.txt
 
 bench-perf: setup ## Our own benchmark suite: a call of each backend, the gate, its intervals, a report
+	@mkdir -p $(dir $(PERF_JSON))
 	$(BIN)/pytest tests/perf -m perf --benchmark-enable --benchmark-only --benchmark-json=$(PERF_JSON)
 
 clean: ## Remove the demo and all caches; runs and data stay
