@@ -8,6 +8,8 @@ RUNS ?= runs
 DATA ?=
 GPU ?=
 DEMO := demo
+PEERS := $(DEMO)/peers
+PERF_JSON := $(DEMO)/perf.json
 # Films in class folders for `make mutants`; phantoms stand in where they are not.
 FILMS ?= ../shared/data/cxr
 
@@ -28,7 +30,7 @@ NEEDS_RUNS := $(if $(wildcard $(RUNS)/*/run.json),,train-all)
 NEEDS_EXPORT := $(if $(wildcard $(RUNS)/*/export/*.onnx),,export)
 NEEDS_BENCH := $(if $(wildcard $(RUNS)/*/bench/*.json),,bench)
 
-.PHONY: help setup check test test-slow test-gpu demo mutants train-all export bench bench-train report clean
+.PHONY: help setup setup-peers check test test-slow test-gpu demo mutants train-all export bench bench-train bench-peers bench-perf report clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -91,6 +93,16 @@ ifeq ($(DATA),)
 	$(HARNESS) data demo $(DEMO)/data
 endif
 	$(BIN)/python -m train.benchmark $(TRAIN_DATA)
+
+bench-peers: setup-peers ## Our clock beside benchmark_app, LoadGen and Polygraphy, and beside itself: 45 minutes
+	$(BIN)/python -m bench.peers --work $(PEERS)
+
+setup-peers: setup
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[peers]' -c constraints.txt
+
+bench-perf: setup ## Our own benchmark suite: a call of each backend, the gate, its intervals, a report
+	@mkdir -p $(dir $(PERF_JSON))
+	$(BIN)/pytest tests/perf -m perf --benchmark-enable --benchmark-only --benchmark-json=$(PERF_JSON)
 
 clean: ## Remove the demo and all caches; runs and data stay
 	rm -rf $(DEMO) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .benchmarks build *.egg-info
