@@ -152,7 +152,7 @@ def test_a_runtime_with_a_queue_is_timed_from_the_first_submission_until_all_is_
     starter = tmp_path / "start.py"
     starter.write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport bench.worker as w\n"
-        "w.BACKENDS = {'queued': 'queued_backend'}\nw.main()\n"
+        "w.BACKENDS = {'queued': 'queued_backend:load'}\nw.main()\n"
     )
     with _started_with(starter, tmp_path, monkeypatch) as worker:
         worker.ask(_load(session_run, backend="queued"), Loaded)
