@@ -1,7 +1,8 @@
 """Blocks of several ways to measure one thing, in turn: neighbours share the machine's mood, and their ratio does not.
 
-The order is AB BA BA AB, so that neither always follows the other. A round during which others used the machine is
-measured again, as in every session (bench/timing.py): that rule, too, is fixed beforehand.
+Of two the order is AB BA BA AB, so that neither always follows the other; three rotate. A round
+during which others used the machine is measured again, as in every session (bench/timing.py): that rule, too, is fixed
+beforehand.
 """
 
 from __future__ import annotations

@@ -7,17 +7,14 @@ clock around step and sync; every call is given its image before, and the answer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bench.backends.interface import Description, Float32s, Images
+from bench.backends.interface import Images
 from bench.backends.openvino_cpu import OpenvinoCpu
 from bench.backends.openvino_throughput import OpenvinoThroughput
 from bench.peers.alternating import Extent, alternated
+from bench.peers.passing import Passing
 from bench.peers.subject import SETTLE_CALLS, OpenWorker, Subject, loaded
 from bench.peers.telling import Line
 
@@ -43,36 +40,26 @@ class SharedQueue(OpenvinoThroughput):
         return self._queue
 
 
-@dataclass(frozen=True)
-class WithoutCopies:
-    """The same queue, every request computing again the image that it holds, which is what benchmark_app does."""
-
-    shared: SharedQueue
-
-    def submit(self, images: Images) -> None:  # noqa: ARG002  # they are not copied
-        self.shared.queue.get_idle_request_id()
-        self.shared.queue.start_async()
-
-    def wait(self) -> None:
-        self.shared.wait()
+class FilledOnce(Passing):
+    """The same request, which computes the image that it holds again and again, as benchmark_app does."""
 
     def bind(self, images: Images) -> None:
-        self.shared.bind(images)
+        """Leave the image where it is."""
 
-    def step(self) -> None:
-        self.shared.step()
 
-    def sync(self) -> None:
-        self.shared.sync()
+class WithoutCopies(Passing):
+    """The same queue, every request of which computes the image that it holds again and again."""
 
-    def fetch(self) -> Float32s:
-        return self.shared.fetch()
+    def __init__(self, backend: SharedQueue) -> None:
+        super().__init__(backend)
+        self._shared = backend
 
-    def fetch_answers(self) -> npt.NDArray[np.int64] | None:
-        return self.shared.fetch_answers()
+    def submit(self, images: Images) -> None:  # noqa: ARG002  # they are not copied
+        self._shared.queue.get_idle_request_id()
+        self._shared.queue.start_async()
 
-    def describe(self) -> Description:
-        return self.shared.describe()
+    def wait(self) -> None:
+        self._shared.wait()
 
     def close(self) -> None:
         """The queue is somebody else's."""
@@ -93,11 +80,12 @@ def _application(kind: str, calls: int, requests: int) -> Any:
 
 
 def latency_lines(subject: Subject, extent: Extent) -> list[Line]:
-    """Return our compute boundary, end to end and the C++ clock of our calls, each beside benchmark_app's median."""
+    """Return our boundaries, and the C++ clock of our calls, each beside benchmark_app's median."""
     from openvino.tools.benchmark.benchmark import percentile
 
     with loaded(SharedRequest, subject) as backend:
-        worker = OpenWorker(subject.load_message("openvino"), backend)
+        message = subject.load_message("openvino")
+        worker, repeating = OpenWorker(message, backend), OpenWorker(message, FilledOnce(backend))
         application, request, images = _application("sync", extent.calls, 1), backend.request, _OneImage()
 
         def ours() -> Mapping[str, float]:
@@ -109,15 +97,21 @@ def latency_lines(subject: Subject, extent: Extent) -> list[Line]:
             }
             return {name: median(samples_s) for name, samples_s in boundaries.items()}
 
+        def filled_once() -> Mapping[str, float]:
+            return {"compute, filled once": median(repeating.timed(extent.calls).compute_s)}
+
         def theirs() -> Mapping[str, float]:
             for _ in range(SETTLE_CALLS):
                 request.infer()
             latencies_ms, _, _ = application.sync_inference(request, images)
             return {"theirs": percentile(latencies_ms, _PERCENTILE) / 1e3}
 
-        found = alternated({"ours": ours, "theirs": theirs}, extent.rounds, wait=extent.wait)
+        found = alternated(
+            {"ours": ours, "theirs": theirs, "filled once": filled_once}, extent.rounds, wait=extent.wait
+        )
     words = {
-        "compute": "COMPUTE: step + sync, perf_counter",
+        "compute": "COMPUTE: step + sync, perf_counter, each image copied in before",
+        "compute, filled once": "COMPUTE: step + sync, perf_counter, image filled once",
         "end to end": "END TO END: bind + step + sync + fetch, perf_counter",
         "C++ clock": "the request's C++ clock of the same calls",
     }

@@ -8,46 +8,23 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bench.backends.interface import Backend, Description, Float32s, Images
 from bench.messages import Load, WarmedUp, WarmUp
+from bench.peers.passing import Passing
 from bench.worker import Worker, reply_to, serve
 
 SLOWDOWN = 0.03
 
 
-class Slowed:
+class Slowed(Passing):
     """A backend whose step begins with a wait."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.wait_s = 0.0
-
-    def bind(self, images: Images) -> None:
-        self._backend.bind(images)
+    wait_s = 0.0
 
     def step(self) -> None:
         end_s = time.perf_counter() + self.wait_s
         while time.perf_counter() < end_s:
             pass
-        self._backend.step()
-
-    def sync(self) -> None:
-        self._backend.sync()
-
-    def fetch(self) -> Float32s:
-        return self._backend.fetch()
-
-    def fetch_answers(self) -> npt.NDArray[np.int64] | None:
-        return self._backend.fetch_answers()
-
-    def describe(self) -> Description:
-        return self._backend.describe()
-
-    def close(self) -> None:
-        self._backend.close()
+        super().step()
 
 
 class SlowedWorker(Worker):

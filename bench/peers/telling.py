@@ -18,6 +18,7 @@ KEYS = {
     "loadgen_p50": "LoadGen SingleStream p50",
 }
 _FURTHER_KEYS = {
+    "benchmark_app_latency_filled_once": "benchmark_app latency, compute, filled once",
     "benchmark_app_latency_end_to_end": "benchmark_app latency, end to end",
     "benchmark_app_fps_with_copies": "benchmark_app throughput, with copies",
     "polygraphy_p50": "Polygraphy OnnxrtRunner",
