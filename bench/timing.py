@@ -45,7 +45,7 @@ class Plan:
     """How much is measured. A block has at least `calls` calls and lasts `block_s`, but no more than `most_block_s`.
 
     A model whose calls take seconds gets fewer, but three; so does its warm-up. `quiet_within_s` is how long to wait
-    for a quiet machine before each set of processes.
+    for a quiet machine before each set of processes, `rest_s` the pause before each block.
     """
 
     mode: Mode
@@ -59,6 +59,8 @@ class Plan:
     most_block_s: float = 2.0
     most_warm_up_s: float = 10.0
     quiet_within_s: float = 0.0
+    # ONNX Runtime's threads spin on for some 50 ms after their last call, and took 0.13 core of the next trial's block.
+    rest_s: float = 0.1
 
 
 # /proc/stat counts in hundredths of a second: shorter blocks could not tell 0.15 core from nothing.
@@ -210,6 +212,7 @@ def _measured_round(
     measured: dict[str, tuple[Timed, float | None, Power]] = {}
     for name in turned(list(running), number):
         each = running[name]
+        time.sleep(plan.rest_s)
         with PowerSampler(gpu_index=0 if each.on_gpu else None) as sampler:
             load = ForeignLoad()
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bench.timing import Participant, Plan, measured_set, turned, wait_until_qui
 from bench.timings import Instance
 from harness.core.errors import BackendError
 
-_PLAN = Plan(mode="quick", instances=2, rounds=3, calls=4, block_s=0.0, warm_up_calls=2)
+_PLAN = Plan(mode="quick", instances=2, rounds=3, calls=4, block_s=0.0, warm_up_calls=2, rest_s=0.0)
 _ANSWERS = np.array([[1.0, -2.0, 0.5]], dtype=np.float32)
 
 
@@ -125,6 +126,14 @@ def test_processes_are_started_and_rounds_measured_in_turned_orders() -> None:
     assert not +StandIn.alive
 
 
+def test_before_every_block_the_neighbours_threads_get_time_to_fall_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.time, "sleep", lambda duration_s: StandIn.log.append(f"rest {duration_s}"))
+    _measured("a", "b", plan=replace(_PLAN, rest_s=0.1))
+    blocks = StandIn.log[2:]
+    assert blocks[::2] == ["rest 0.1"] * 6
+    assert "".join(blocks[1::2]) == "ab" + "ba" + "ba"
+
+
 def test_samples_are_kept_whole_and_in_the_order_taken() -> None:
     measured, failed = _measured("a", "b", baseline="a", number=1)
     assert not failed
@@ -217,7 +226,7 @@ def test_rounding_between_two_processes_is_no_other_answer() -> None:
 
 def test_fast_models_get_more_calls_and_slow_ones_fewer_so_that_blocks_last_alike() -> None:
     StandIn.call_s.update(fast=0.001, slow=0.1, slowest=5.0)
-    plan = Plan(mode="quick", instances=1, rounds=1, calls=12, block_s=0.05, warm_up_calls=2, most_block_s=1.0)
+    plan = replace(_PLAN, rounds=1, calls=12, block_s=0.05, most_block_s=1.0)
     measured, _ = _measured("fast", "slow", "slowest", plan=plan)
     calls = {name: len(each.rounds[0].compute_s) for name, each in measured.items()}
     assert calls == {"fast": 50, "slow": 10, "slowest": 3}
