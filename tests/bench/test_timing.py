@@ -30,7 +30,7 @@ class StandIn:
     call_s: dict[str, float]
     alive: Counter[str]
 
-    def __init__(self, log: Path, *, module: str) -> None:
+    def __init__(self, log: Path, *, module: str, limit_s: float) -> None:
         self.name, self.module, self.blocks = log.name, module, 0
         StandIn.alive[self.name] += 1
 
