@@ -28,6 +28,7 @@ from bench.results import TrialResult, answers_from_file, answers_path
 from bench.scenarios import Subject, run_scenarios
 from bench.tables import markdown_table
 from bench.trials import Reference
+from harness.core.errors import ArtifactError
 from harness.core.progress import Progress
 from harness.core.runs import RunDirectory
 
@@ -70,7 +71,11 @@ def measure_loads(
     gaps: list[IdleGapResult] = []
     if not request.loads:
         return Loads(scenarios=scenarios, gaps=gaps)
-    earlier = loads_of_results(reference.run, results)
+    try:
+        earlier = loads_of_results(reference.run, results)
+    except ArtifactError as error:  # Of another version: measured again, and written over.
+        progress.say(f"{reference.run.name}: what was measured under load before does not stand: {error.message}")
+        earlier = Loads(scenarios=[], gaps=[])
     for result in results:
         if result.verdict is None or result.verdict.word is Word.FAIL or result.status != "measured":
             continue

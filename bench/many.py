@@ -188,12 +188,12 @@ def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, 
     for _, group in groupby(trials, key=lambda trial: (trial.threads, trial.batch_size)):
         judged = _proved(reference, list(group), request, progress)
         results += timed(reference, judged, request.plan, lambda each: _keep(run, each), progress, again=request.force)
-    loads = measure_loads(reference, results, request.load, progress)
     outcome.results += results
+    outcome.failures += [FailedRow(name=run.name, error=each) for each in _failures(run, results, request)]
+    loads = measure_loads(reference, results, request.load, progress)
     outcome.loads.scenarios.extend(loads.scenarios)
     outcome.loads.gaps.extend(loads.gaps)
     outcome.failures += [FailedRow(name=run.name, error=each) for each in _load_failures(run, loads)]
-    outcome.failures += [FailedRow(name=run.name, error=each) for each in _failures(run, results, request)]
     flips = write_flips(reference, with_earlier_results(reference, results))
     if flips:
         progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")

@@ -14,6 +14,7 @@ from bench.load_records import NOT_MLPERF, ScenarioResult
 from bench.loads import LoadRequest, Loads, load_lines, loads_json, loads_of_results, measure_loads
 from bench.results import Trial, TrialResult
 from harness.cli import cli
+from harness.core.errors import ArtifactError
 from harness.core.progress import SILENT
 
 _MACHINE: dict[str, Any] = {"processor": "made up"}
@@ -156,3 +157,16 @@ def test_a_bound_without_a_server_is_wrong_usage(session_run: Any) -> None:
     shown = CliRunner().invoke(cli, arguments)
     assert shown.exit_code != 0
     assert "--latency-bound is of a server" in str(shown.exception)
+
+
+def test_records_of_another_version_are_measured_again(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    def malformed(_run: Any) -> list[ScenarioResult]:
+        raise ArtifactError("not of this version", hint="")
+
+    monkeypatch.setattr(loads, "scenarios_of_run", malformed)
+    said: list[str] = []
+    reference: Any = type("Reference", (), {"run": type("Run", (), {"name": "films"})})
+    progress: Any = type("Progress", (), {"say": said.append})
+    found = measure_loads(reference, [_result("a")], LoadRequest(loads=("offline",)), progress)
+    assert [each.scenario for each in found.scenarios] == ["offline"]
+    assert "not of this version" in said[0]
