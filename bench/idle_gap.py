@@ -24,7 +24,7 @@ from harness.core.files import write_text_atomically
 from harness.core.machine import machine_description
 from harness.core.runs import RunDirectory
 
-_CLOSED_LOOP = Block(settle_calls=3, calls=100)
+_CLOSED_LOOP = Block(settle_calls=3, calls=100, call_by_call=True)
 # Untimed after each first call, so that every pause begins from a warm model.
 _SETTLE_CALLS = 5
 _LIMIT_S = 60.0

@@ -63,11 +63,15 @@ class WarmUp(_Message):
 
 
 class Block(_Message):
-    """Time so many calls after a few untimed ones that bring the caches back."""
+    """Time so many calls after a few untimed ones that bring the caches back.
+
+    A runtime with a queue is timed through it, unless call by call is asked for.
+    """
 
     do: Literal["block"] = "block"
     settle_calls: int
     calls: int
+    call_by_call: bool = False
 
 
 class Usage(_Message):

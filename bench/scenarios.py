@@ -40,7 +40,7 @@ from harness.core.runs import RunDirectory
 MODULE = "bench.load_generator"
 _COMPARED_ROWS = 16
 _WARM_UP = WarmUp(calls=40, duration_s=0.5, most_s=10.0)
-_CLOSED_LOOP = Block(settle_calls=3, calls=100)
+_CLOSED_LOOP = Block(settle_calls=3, calls=100, call_by_call=True)
 # Loading, comparing and the closed loop; then what a run should take, thrice, and this much for LoadGen's own work.
 _PREPARING_LIMIT_S = 300.0
 _LIMIT_S = 60.0
@@ -206,7 +206,7 @@ def _counted(driver: _Driver, scenario: Scenario, plan: LoadPlan) -> dict[str, A
 def _offline(driver: _Driver, plan: LoadPlan) -> dict[str, Any]:
     """Measure one query of all samples, again where it was over before its time: a queue is faster than a loop."""
     rate = driver.batch_size / driver.call_s
-    for attempt in (1, 2):
+    for attempt in (1, 2, 3):
         settings = LoadSettings(
             scenario="offline", min_duration_s=plan.duration_s, min_query_count=1, expected_samples_per_s=rate
         )

@@ -182,7 +182,7 @@ class Worker:
     def block(self, message: Block) -> Timed:
         """Time calls on the host's monotonic clock; the same four verbs and the same clock for every runtime."""
         cpu_started_s = time.process_time()
-        if isinstance(self._backend, QueuedBackend):
+        if isinstance(self._backend, QueuedBackend) and not message.call_by_call:
             timed = self._queued_block(self._backend, message)
         else:
             timed = self._closed_loop(message)
