@@ -184,7 +184,7 @@ _STARTER = """
 import sys
 sys.path.insert(0, {folder!r})
 import bench.worker, bench.load_generator
-bench.worker.BACKENDS = {{"turning": "turning_backend"}}
+bench.worker.BACKENDS = {{"turning": "turning_backend:load"}}
 bench.load_generator.main()
 {after}
 """
