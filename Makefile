@@ -9,6 +9,8 @@ DATA ?=
 GPU ?=
 DEMO := demo
 PEERS := $(DEMO)/peers
+# Tests compute in one thread each; a file's tests stay together, for they share what takes long to make.
+TEST_PROCESSES ?= 2
 PERF_JSON := $(DEMO)/perf.json
 # Films in class folders for `make mutants`; phantoms stand in where they are not.
 FILMS ?= ../shared/data/cxr
@@ -51,7 +53,7 @@ check: setup ## Format, lint, types, and the arrows between the packages
 	$(BIN)/lint-imports
 
 test: check ## Everything that needs minutes only
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup ## What takes longer
 	$(BIN)/pytest -m slow
