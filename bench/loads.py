@@ -20,7 +20,7 @@ from bench.idle_gap import (
     measure_idle_gaps,
 )
 from bench.load_plan import FULL_LOAD, QUICK_LOAD
-from bench.load_records import NOT_MLPERF, ScenarioResult, scenarios_of_run
+from bench.load_records import NOT_MLPERF, ScenarioResult, scenario_sentence, scenarios_of_run
 from bench.load_settings import SCENARIOS, Scenario, refusal
 from bench.load_tables import PROBE_COLUMNS, SCENARIO_COLUMNS, TABLE_NOTE, probe_rows, scenario_rows
 from bench.proving import load_message
@@ -149,6 +149,10 @@ def load_lines(loads: Loads) -> list[str]:
     if loads.scenarios:
         rows = [row[1:] for row in scenario_rows(loads.scenarios)]
         lines += ["Under load:", "", *markdown_table(SCENARIO_COLUMNS[1:], rows), "", TABLE_NOTE, ""]
+    for each in loads.scenarios:
+        if each.run is not None:
+            lines.append(f"- {each.trial.identifier}, {each.scenario}: {scenario_sentence(each.run)}.")
+    lines += [""] if loads.scenarios else []
     for each in loads.scenarios:
         if each.probes:
             lines += [f"{each.trial.identifier}, rates tried for p99 <= {1e3 * (each.latency_bound_s or 0):g} ms:", ""]

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from bench.backends.interface import Description
 from bench.gate import Verdict
 from bench.parity import Parity
 from bench.time_statistics import Ratio
-from bench.timings import Mode, Timing, TimingSummary, speed_up, timing_summary
+from bench.timings import Mode, Record, Timing, TimingSummary, speed_up, timing_summary
 from harness.core.errors import ArtifactError
 from harness.core.files import sha256_from_file
 from harness.core.runs import RunDirectory
@@ -23,11 +23,7 @@ Answers = dict[str, npt.NDArray[Any]]
 Splits = Literal["test", "test+validation", "all"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Trial(_Record):
+class Trial(Record):
     """One artifact in one backend at one batch size.
 
     `variant` names the file (`eager`: the checkpoint itself; `fp32~2`: that of build 2), `form` is what its sidecar
@@ -49,7 +45,7 @@ class Trial(_Record):
         return f"{self.variant}.{self.backend}.b{self.batch_size}.t{self.threads}"
 
 
-class TrialResult(_Record):
+class TrialResult(Record):
     """What became of a trial. `margin` is a fraction; `verdict` is None where the trial did not get that far.
 
     `splits` is what was asked for, `judged_splits` the one or two whose images decide. `answers_sha256` is of the file

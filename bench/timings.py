@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,19 @@ Mode = Literal["untimed", "quick", "full", "strict"]
 _MOST_REJECTED = 0.30
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Frozen data whose cached properties do not survive a change: pydantic's own copy would carry them over."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
-class Round(_Record):
+
+class Round(Record):
     """One trial's block of one round, seconds per call in the order taken.
 
     `queue_s` is the time per call of a block that was submitted to the runtime's own queue, where it has one: then no
@@ -55,7 +64,7 @@ class Round(_Record):
         return self.queue_s if self.queue_s is not None else statistics.median(self.end_to_end_s)
 
 
-class Instance(_Record):
+class Instance(Record):
     """One process of a trial. `position` is its place in the order of launching, `peak_memory_bytes` of the process.
 
     `quiet_before` tells whether the machine was quiet when the set of processes began; None where nobody waited.
@@ -78,7 +87,7 @@ class Instance(_Record):
         return [each for each in self.rounds if each.accepted] or self.rounds
 
 
-class Timing(_Record):
+class Timing(Record):
     """All processes of a trial in one session. `planned` processes and rounds are what makes it complete."""
 
     session: str
@@ -124,7 +133,7 @@ def _joined(blocks: list[list[float]]) -> Float64s:
     return np.concatenate([np.array(block, dtype=np.float64) for block in blocks]) if blocks else np.zeros(0)
 
 
-class TimingSummary(_Record):
+class TimingSummary(Record):
     """Figures for people, seconds and images per second.
 
     `latency` is the geometric mean of the processes' medians end to end, `compute` of the boundary without copies.

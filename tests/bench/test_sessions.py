@@ -177,3 +177,11 @@ def test_untimed_leaves_all_as_it_is(bench: Bench) -> None:
     bench.sets = []
     assert bench.run(*first.values(), plan=UNTIMED) == first
     assert bench.sets == []
+
+
+def test_figures_follow_a_changed_timing(bench: Bench) -> None:
+    result = bench.run(_result("pytorch"), _result("a"))["a"]
+    assert result.summary is not None
+    assert result.speed_up is not None
+    without = result.model_copy(update={"timing": None})
+    assert without.summary is without.speed_up is None

@@ -95,3 +95,10 @@ def test_the_latency_is_of_processes_and_not_of_calls() -> None:
     assert summary.latency.value == pytest.approx(2.0)
     assert summary.compute is not None
     assert summary.compute.value == pytest.approx(1.0)
+
+
+def test_a_changed_copy_of_a_block_does_not_keep_the_old_ones_median() -> None:
+    one = block(0, 1.0)
+    assert one.call_s == 1.0
+    assert one.model_copy(update={"end_to_end_s": [2.0]}).call_s == 2.0
+    assert one.model_copy() == one
