@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from bench.backends.interface import Description
 from bench.gate import Verdict
@@ -67,7 +67,7 @@ class TrialResult(Record):
     verdict: Verdict | None = None
     parity: Parity | None = None
     answers_sha256: str | None = None
-    refused_batches: dict[int, str] = {}
+    refused_batches: dict[int, str] = Field(default_factory=dict)
     answering_s: float | None = None
     timing: Timing | None = None
     twin: Timing | None = None
