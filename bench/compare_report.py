@@ -211,18 +211,22 @@ def _slowdown_lines(comparison: Comparison, *, strict: bool, limit: float | None
     if limit is None:
         return []
     shown = comparison.too_slow(limit, strict=False)
-    perhaps = [each for each in comparison.too_slow(limit, strict=True) if each not in shown]
+    unknown = comparison.untimed()
+    perhaps = [each for each in comparison.too_slow(limit, strict=True) if each not in shown and each not in unknown]
+    fails = "so --strict fails" if strict else "--strict makes this exit code 3"
     lines = [f"Slower than OLD by more than {100 * limit:g} %: {_named(shown)}."] if shown else []
     if perhaps:
-        fails = "so --strict fails" if strict else "--strict makes this exit code 3"
         lines.append(
             f"Perhaps slower by more than {100 * limit:g} %, and not shown: {_named(perhaps)}; {fails}. "
             "`harness bench --strict` on both sides narrows the interval."
         )
-    if not shown and not perhaps:
-        timed = any(trial.time is not None for run in comparison.runs for trial in run.trials)
-        nothing = f"No trial is slower than OLD by more than {100 * limit:g} %."
-        lines.append(nothing if timed else "No trial was timed on both sides: nothing is known about speed.")
+    if unknown:
+        lines.append(f"Timed in OLD and not comparable in NEW: {_named(unknown)}. Nothing is known of these; {fails}.")
+    timed = any(trial.time is not None and trial.time.ratio for run in comparison.runs for trial in run.trials)
+    if not timed:
+        lines.append("No trial was timed on both sides: nothing is known about speed.")
+    elif not shown and not perhaps:
+        lines.append(f"No trial that was timed on both sides is slower than OLD by more than {100 * limit:g} %.")
     return lines
 
 

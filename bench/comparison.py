@@ -109,11 +109,26 @@ class Comparison:
         return any(trial.change == "lost" or (strict and trial.pass_unproved) for trial in trials)
 
     def too_slow(self, limit: float | None, *, strict: bool) -> list[TrialComparison]:
-        """Return the trials of which NEW is slower than OLD by more than `limit`, a fraction; none without a limit."""
+        """Return the trials of which NEW is slower than OLD by more than `limit`, a fraction; none without a limit.
+
+        `strict` counts those of which it is likely and not shown, and those of OLD that have no comparison.
+        """
         if limit is None:
             return []
         trials = [trial for run in self.runs for trial in run.trials]
-        return [trial for trial in trials if trial.time is not None and trial.time.exceeds(limit, strict=strict)]
+        slow = [trial for trial in trials if trial.time is not None and trial.time.exceeds(limit, strict=strict)]
+        return slow + self.untimed() if strict else slow
+
+    def untimed(self) -> list[TrialComparison]:
+        """Return the trials that were timed in OLD and have no ratio, for NEW was not timed or is not comparable."""
+        trials = [trial for run in self.runs for trial in run.trials]
+        return [
+            trial
+            for trial in trials
+            if trial.old is not None
+            and trial.old.result.timing is not None
+            and (trial.time is None or trial.time.ratio is None)
+        ]
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the samples, for machines."""

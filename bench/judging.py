@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.evidence import Evidence, Float32s
-from bench.gate import Verdict, judged
+from bench.gate import Verdict, Word, judged
 from bench.messages import BATCH_REPEATS, FIRST_REPEATS, ROW_REPEATS
 from bench.pair import pair_problems
 from bench.parity import Parity
@@ -64,7 +64,13 @@ def recomputed(reference: Reference, result: TrialResult) -> TrialResult:
             hint="`harness bench --force` measures again.",
         )
     verdict, parity = verdict_from_answers(reference, result, problems, answers)
-    return result.model_copy(update={"verdict": verdict, "parity": parity})
+    return with_verdict(result, verdict, parity)
+
+
+def with_verdict(result: TrialResult, verdict: Verdict, parity: Parity | None) -> TrialResult:
+    """Return a result judged anew; what is a FAIL now has no times, whatever it was when it was timed."""
+    times = {"timing": None, "twin": None} if verdict.word is Word.FAIL else {}
+    return result.model_copy(update={"verdict": verdict, "parity": parity, **times})
 
 
 def never_answered(result: TrialResult) -> bool:

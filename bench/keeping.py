@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from bench.gate import Word
 from bench.judging import recomputed
 from bench.proving import Terms
 from bench.results import Trial, TrialResult, stored_answers
@@ -35,8 +34,6 @@ def kept_result(reference: Reference, trial: Trial, terms: Terms) -> TrialResult
         return None
     try:
         # A record's word is believed no more here than by a report: labels or rules may be others since.
-        again = recomputed(reference, result)
+        return recomputed(reference, result)
     except ArtifactError:
         return None
-    failed = again.verdict is not None and again.verdict.word is Word.FAIL
-    return again.model_copy(update={"timing": None, "twin": None}) if failed else again

@@ -53,6 +53,10 @@ class Loads:
     scenarios: list[ScenarioResult]
     gaps: list[IdleGapResult]
 
+    @property
+    def measured(self) -> bool:
+        return bool(self.scenarios or self.gaps)
+
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Return title, columns and rows of whatever there is."""
         tables = []
@@ -71,6 +75,10 @@ def measure_loads(
     gaps: list[IdleGapResult] = []
     if not request.loads:
         return Loads(scenarios=scenarios, gaps=gaps)
+    for scenario in [each for each in SCENARIOS if each in request.loads]:
+        reasons = [refusal(scenario, result.trial.batch_size) for result in results]
+        if all(reasons):  # What fits no trial is told, and no row that is missing.
+            progress.say(f"{reference.run.name}: no {scenario}: {reasons[0] if reasons else 'no trial'}")
     try:
         earlier = loads_of_results(reference.run, results)
     except ArtifactError as error:  # Of another version: measured again, and written over.
@@ -113,13 +121,14 @@ def _subject(reference: Reference, result: TrialResult) -> Subject:
 
 def _stands(earlier: ScenarioResult, result: TrialResult, request: LoadRequest) -> bool:
     same = (earlier.trial, earlier.machine) == (result.trial, result.machine) and earlier.status == "measured"
+    same = same and not earlier.contended
     same_bound = earlier.scenario != "server" or earlier.latency_bound_s == request.latency_bound_s
     return same and same_bound and (request.quick or not earlier.quick)
 
 
 def _gap_stands(earlier: IdleGapResult, result: TrialResult, request: LoadRequest) -> bool:
     same = (earlier.trial, earlier.machine) == (result.trial, result.machine) and earlier.status == "measured"
-    return same and (request.quick or not earlier.quick)
+    return same and not earlier.contended and (request.quick or not earlier.quick)
 
 
 def loads_of_results(run: RunDirectory, results: Iterable[TrialResult]) -> Loads:

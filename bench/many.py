@@ -13,9 +13,10 @@ from bench.ceiling import ensured_ceiling
 from bench.flips import with_earlier_results, write_flips
 from bench.gate import Word
 from bench.keeping import kept_result
-from bench.loads import Load, LoadRequest, Loads, measure_loads
+from bench.loads import Load, LoadRequest, Loads, loads_json, measure_loads
 from bench.proving import Terms, proved
 from bench.results import Splits, Trial, TrialResult
+from bench.scenarios import MOST_BOUND_S
 from bench.sessions import timed
 from bench.sweep import device_of_backend
 from bench.tables import BENCH_COLUMNS, bench_rows
@@ -74,6 +75,8 @@ class BenchRequest:
         """
         if latency_bound is not None and "server" not in scenarios:
             raise UsageError("--latency-bound is of a server.", hint="Add `--scenario server`.")
+        if latency_bound is not None and latency_bound > 1e3 * MOST_BOUND_S:
+            raise UsageError(f"The bound is {latency_bound:g} ms.", hint=f"Give at most {1e3 * MOST_BOUND_S:g}.")
         if not _SMALLEST_MARGIN <= margin <= 100:
             raise UsageError(
                 f"The margin is {margin:g} percentage points.", hint=f"Give {_SMALLEST_MARGIN:g} to 100; 1 is usual."
@@ -134,7 +137,8 @@ class BenchOutcome:
         return any(word is Word.FAIL or (require_pass and word is not Word.PASS) for word in words)
 
     def json_text(self) -> str:
-        return json.dumps([result.model_dump(mode="json", exclude={"machine"}) for result in self.results])
+        trials = [result.model_dump(mode="json", exclude={"machine"}) for result in self.results]
+        return json.dumps({"trials": trials, **loads_json(self.loads)} if self.loads.measured else trials)
 
 
 @dataclass(frozen=True, kw_only=True)

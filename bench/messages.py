@@ -93,16 +93,19 @@ class Answered(_Message):
 
 
 class Rechecked(_Message):
+    """`first_call_s` is of the first call of all, where it is the first that the process was asked for."""
+
     outputs: list[list[float]]
+    first_call_s: float
 
 
 class WarmedUp(_Message):
-    """`later_call_s` is the median of the later half."""
+    """`later_call_s` is the median of the later half; a queue takes `at_once` calls before it is full."""
 
     calls: int
     duration_s: float
-    first_call_s: float
     later_call_s: float
+    at_once: int = 1
 
 
 class Timed(_Message):

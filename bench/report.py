@@ -90,6 +90,11 @@ def write_report(
             current = [result for result in results if result.trial.identifier not in stale]
             current, flips, notes = _recomputed(run, current)
             problems += [f"{run.name}: {note}" for note in notes]
+            try:
+                loads = loads_of_results(run, current)
+            except ArtifactError as error:  # One file less, not one run.
+                problems.append(f"{run.name}: {error.message}")
+                loads = Loads(scenarios=[], gaps=[])
             reports.append(
                 _RunReport(
                     run=run,
@@ -98,7 +103,7 @@ def write_report(
                     results=current,
                     flips=flips,
                     speed=speed_of_run(runs_folder, run, current),
-                    loads=loads_of_results(run, current),
+                    loads=loads,
                 )
             )
         except HarnessError as error:

@@ -20,6 +20,7 @@ from bench.timing import Participant, Plan, measured_set
 from bench.timings import Instance, Timing
 from bench.trials import Reference
 from harness.core.errors import BackendError
+from harness.core.interrupts import interrupts_held
 from harness.core.progress import Progress
 
 # All processes of a session are alive together; more of them only lengthen the time between two turns.
@@ -59,59 +60,103 @@ def timed(
     """Time the trials of one batch size and number of threads that did not fail; return all records.
 
     `keep` is given a record whenever something was added to it: after every set of processes, so that an interruption
-    loses one set at most. A plan without processes leaves all as it is. `again` measures what was measured before.
+    loses one set at most. A plan without processes leaves all as it is. `again` measures what was measured before;
+    without it a longer measurement is never replaced by a shorter one.
     """
     if not plan.instances:
         return list(results)
     finished = {result.trial.identifier: result for result in results}
     able = [each for each in results if each.verdict is not None and each.verdict.word is not Word.FAIL]
+    if able and not again and all(_stands(each, plan, than=-1) for each in able):
+        progress.say(f"{reference.run.name}: timed before, unchanged (--force measures again)")
+        return list(results)
     eager = next((each for each in able if is_eager(each)), None)
-    others = [each for each in able if each is not eager]
-    size = _MOST_TOGETHER - 1
-    parts = [others[start : start + size] for start in range(0, len(others), size)] or [[]]
+    longer = [] if again else [each for each in able if _stands(each, plan, than=0)]
+    first = [eager] if eager is not None and eager not in longer else []
+    parts = parts_of([each for each in able if each is not eager and each not in longer])
     for index, part in enumerate(parts):
-        members = [eager, *part] if index == 0 and eager is not None else part
-        if members:
-            session = _begun(members, eager, plan, again=again)
-            _run(reference, session, plan, keep, progress)
-            finished |= session.results
-            if index == 0 and eager is not None and finished[eager.trial.identifier].status == "failed":
-                eager = None
+        session = _begun([*first, *part] if index == 0 else part, eager, plan, again=again)
+        _run(reference, session, plan, keep, progress)
+        finished |= session.results
+        if eager is not None and (session.baseline is None or finished[eager.trial.identifier].status == "failed"):
+            eager = None
     return [finished[result.trial.identifier] for result in results]
 
 
+def _stands(result: TrialResult, plan: Plan, *, than: int) -> bool:
+    """Tell whether a trial has a whole measurement whose rank exceeds the plan's by more than `than`."""
+    timing = result.timing
+    return timing is not None and timing.complete and _RANKS[timing.mode] - _RANKS[plan.mode] > than
+
+
+def parts_of(results: Sequence[TrialResult]) -> list[list[TrialResult]]:
+    """Return the trials of each session besides eager PyTorch; the builds of one artifact stay together if they fit."""
+    size = _MOST_TOGETHER - 1
+    groups: dict[tuple[str, str], list[TrialResult]] = {}
+    for result in results:
+        groups.setdefault((result.trial.variant.split("~")[0], result.trial.backend), []).append(result)
+    parts: list[list[TrialResult]] = [[]]
+    for group in groups.values():
+        if len(parts[-1]) + len(group) > size and parts[-1]:
+            parts.append([])
+        for result in group:
+            if len(parts[-1]) == size:
+                parts.append([])
+            parts[-1].append(result)
+    return parts
+
+
 def _begun(members: list[TrialResult], eager: TrialResult | None, plan: Plan, *, again: bool) -> _Session:
-    """Return the session to go on with: one that is done, one that was interrupted, or a new one."""
+    """Return the session to go on with: one that was interrupted, or a new one."""
     results = {each.trial.identifier: each for each in members}
-    earlier = None if again else _earlier(members, plan)
-    if earlier is not None:
-        twin = next(each.trial.identifier for each in members if each.twin is not None)
-        done = plan.instances if earlier.complete else len(earlier.instances)
-        return _Session(name=earlier.session, results=results, baseline=eager, twin=twin, done=done)
+    done = 0 if again else _sets_done(members, plan)
+    if done:
+        cut = {name: _cut(each, done) for name, each in results.items()}
+        twin = next(name for name, each in cut.items() if each.twin is not None)
+        return _Session(name=_session_name(members[0]), results=cut, baseline=eager, twin=twin, done=done)
     fresh = {name: each.model_copy(update={"timing": None, "twin": None}) for name, each in results.items()}
-    quickest = min(members, key=lambda each: each.answering_s or 0.0)
-    name = f"{datetime.now(UTC).isoformat(timespec='microseconds')} {quickest.trial.identifier}"
-    return _Session(name=name, results=fresh, baseline=eager, twin=quickest.trial.identifier)
+    quickest = min(members, key=lambda each: each.answering_s or 0.0).trial.identifier if members else ""
+    name = f"{datetime.now(UTC).isoformat(timespec='microseconds')} {quickest}"
+    return _Session(name=name, results=fresh, baseline=eager, twin=quickest)
 
 
-def _earlier(members: list[TrialResult], plan: Plan) -> Timing | None:
-    """Return a timing of these very trials together that may stand, or be gone on with; None where there is none."""
+def _sets_done(members: list[TrialResult], plan: Plan) -> int:
+    """Return how many sets of processes all of these have in one session of this plan that was interrupted.
+
+    One of them may have a set more, where the interruption came between two files. A session of other trials is not
+    gone on with: they would have had other neighbours in its first sets than in its last.
+    """
     timings = [each.timing for each in members if each.timing is not None]
     twins = [each.twin for each in members if each.twin is not None]
-    if len(timings) < len(members) or len(twins) != 1:
-        return None
-    first, sessions = timings[0], {(each.session, len(each.instances)) for each in (*timings, *twins)}
-    as_planned = (first.mode, first.planned_instances) == (plan.mode, plan.instances)
-    better = first.complete and _RANKS[first.mode] > _RANKS[plan.mode]
-    return first if len(sessions) == 1 and (as_planned or better) else None
+    if not timings or len(timings) < len(members) or len(twins) != 1:
+        return 0
+    first = timings[0]
+    as_planned = (first.mode, first.planned_instances, first.trials) == (plan.mode, plan.instances, len(members))
+    one_session = {each.session for each in (*timings, *twins)} == {first.session}
+    return min(len(each.instances) for each in (*timings, *twins)) if as_planned and one_session else 0
+
+
+def _session_name(result: TrialResult) -> str:
+    assert result.timing is not None, "what is gone on with was begun"
+    return result.timing.session
+
+
+def _cut(result: TrialResult, sets: int) -> TrialResult:
+    """Return a result with so many of its sets of processes."""
+    return result.model_copy(
+        update={
+            name: each.model_copy(update={"instances": each.instances[:sets]})
+            for name, each in (("timing", result.timing), ("twin", result.twin))
+            if each is not None
+        }
+    )
 
 
 def _run(
     reference: Reference, session: _Session, plan: Plan, keep: Callable[[TrialResult], None], progress: Progress
 ) -> None:
     """Measure the sets of processes that are missing, and note each in the records."""
-    if session.done >= plan.instances:
-        progress.say(f"{reference.run.name}: timed before, unchanged (--force measures again)")
+    if not session.results:
         return
     trial = next(iter(session.results.values())).trial
     description = f"{reference.run.name} timing, batch {trial.batch_size}, {trial.threads} threads"
@@ -125,8 +170,12 @@ def _run(
                 return
             baseline = session.baseline.trial.identifier if session.baseline is not None else None
             measured, failed = measured_set(participants, baseline, plan, number, task)
-            for changed in _noted(session, plan, measured, failed):
-                keep(changed)
+            with interrupts_held():  # All records have this set, or none has.
+                for changed in _noted(session, plan, measured, failed):
+                    keep(changed)
+            if baseline in failed:
+                session.baseline = None
+                progress.say(f"{description}: no ratio to eager PyTorch any more: {failed[baseline].message}")
 
 
 def _participants(reference: Reference, session: _Session) -> list[Participant]:
@@ -162,7 +211,7 @@ def _noted(
         error = failed.get(name) or (failed.get(name + _TWIN) if name == session.twin else None)
         if error is not None:
             session.results[name] = failed_result(result, error)
-        elif name in measured:
+        elif name in measured and result.status == "measured":
             added = {"mode": plan.mode, "timing": _longer(result.timing, session, plan, measured[name])}
             if name == session.twin:
                 added["twin"] = _longer(result.twin, session, plan, measured[name + _TWIN])
@@ -176,6 +225,7 @@ def _noted(
 def _longer(timing: Timing | None, session: _Session, plan: Plan, instance: Instance) -> Timing:
     return Timing(
         session=session.name,
+        trials=len(session.results),
         mode=plan.mode,
         planned_instances=plan.instances,
         planned_rounds=plan.rounds,

@@ -20,6 +20,7 @@ from bench.judging import (
     never_answered,
     recomputed,
     verdict_from_answers,
+    with_verdict,
 )
 from bench.paired import FilmAnswers, film_answers_from_rows
 from bench.results import TrialResult, answers_path, result_from_file, results_from_folder
@@ -181,7 +182,7 @@ def _judged(reference: Reference, result: TrialResult) -> JudgedTrial:
             return JudgedTrial(result=result, standing="changed", answers=films, notes=(error.message,))
         return JudgedTrial(result=fresh, answers=films, notes=_moved(result, fresh))
     verdict, parity = verdict_from_answers(reference, result, [], answers)
-    fresh = result.model_copy(update={"verdict": verdict, "parity": parity})
+    fresh = with_verdict(result, verdict, parity)
     return JudgedTrial(result=fresh, answers=films, notes=(*_moved(result, fresh), "its artifact is not there"))
 
 

@@ -41,10 +41,10 @@ class TimeComparison(BaseModel):
         """Tell whether NEW is shown to be slower than OLD by more than `limit`, a fraction.
 
         Shown is what the whole interval says, on a machine that nobody else used. `strict` takes an estimate beyond
-        the limit for enough, and a comparison that was refused.
+        the limit for enough.
         """
         if self.ratio is None:
-            return strict
+            return False
         if strict and self.ratio.estimate > 1 + limit:
             return True
         return self.word != "contended" and self.ratio.low is not None and self.ratio.low > 1 + limit

@@ -62,7 +62,11 @@ def _session(members: list[TrialResult]) -> Session:
     passed = [
         (typical_call_s(each.timing), index)
         for index, each in enumerate(members)
-        if each.timing is not None and each.verdict is not None and each.verdict.word is Word.PASS
+        # What goes through a queue has a throughput: beside it every single call would look slow.
+        if each.timing is not None
+        and not each.timing.queued
+        and each.verdict is not None
+        and each.verdict.word is Word.PASS
     ]
     noise = None
     for each in members:
@@ -138,7 +142,7 @@ def _timing_cells(session: Session, result: TrialResult, summary: TimingSummary)
         "" if summary.device_median_s is None else f"{1e3 * summary.device_median_s:.2f}",
         *tails,
         "" if largest is None else f"{1e3 * largest:.2f}",
-        f"{summary.calls} in {summary.processes} processes",
+        f"{summary.calls} in {summary.processes}{_missing(result)} processes",
         sign,
         _beside_fastest(session, result),
         f"{summary.rejected_rounds}{' contended' if summary.contended else ''}",
@@ -151,10 +155,16 @@ def _timing_cells(session: Session, result: TrialResult, summary: TimingSummary)
     ]
 
 
+def _missing(result: TrialResult) -> str:
+    """Return how many processes there were to be, where an interruption left fewer."""
+    timing = result.timing
+    return "" if timing is None or timing.complete else f" of {timing.planned_instances}"
+
+
 def _beside_fastest(session: Session, result: TrialResult) -> str:
     """Return what may be said of a trial against the fastest PASS of its session."""
     fastest = session.fastest
-    if fastest is None or fastest.timing is None or result.timing is None:
+    if fastest is None or fastest.timing is None or result.timing is None or result.timing.queued:
         return ""
     if fastest is result:
         return "the fastest"

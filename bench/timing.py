@@ -90,9 +90,12 @@ class _Running:
     worker: WorkerProcess
     position: int
     load_s: float
+    first_call_s: float
     warm_up: WarmedUp
     calls: int
+    settle_calls: int
     on_gpu: bool
+    device_memory_bytes: int | None
     rounds: list[Round] = field(default_factory=list)
     power_notes: list[str] = field(default_factory=list)
     used: Used | None = None
@@ -145,12 +148,12 @@ def _instance(each: _Running, number: int, quiet: bool | None) -> Instance:
         number=number,
         position=each.position,
         load_s=each.load_s,
-        first_call_s=each.warm_up.first_call_s,
+        first_call_s=each.first_call_s,
         warm_up_calls=each.warm_up.calls,
         warm_up_s=each.warm_up.duration_s,
         quiet_before=quiet,
         peak_memory_bytes=each.used.peak_memory_bytes,
-        device_memory_bytes=each.used.device_memory_bytes,
+        device_memory_bytes=each.device_memory_bytes,
         power_notes=each.power_notes,
         rounds=each.rounds,
     )
@@ -173,27 +176,45 @@ def _started(
 
 def _warmed_up(worker: WorkerProcess, participant: Participant, plan: Plan, position: int) -> _Running:
     loaded = worker.ask(participant.load, Loaded)
-    check_same_answers(worker, participant)
+    if loaded.description.departures:
+        raise BackendError(
+            f"A second process of the same model runs otherwise: {'; '.join(loaded.description.departures)}.",
+            hint="What was judged is not what would be timed. Is another program holding threads or memory?",
+        )
+    first_call_s = check_same_answers(worker, participant)
     message = WarmUp(calls=plan.warm_up_calls, duration_s=plan.warm_up_s, most_s=plan.most_warm_up_s)
     warm_up = worker.ask(message, WarmedUp)
-    # The first calls are slow; what is left tells how many fill a block.
-    call_s = warm_up.later_call_s
-    calls = max(plan.calls, math.ceil(plan.block_s / call_s))
-    calls = max(3, min(calls, math.floor(plan.most_block_s / call_s)))
+    # Before the next process starts: on a GPU the memory of all that came later would count as this one's.
+    used = worker.ask(Usage(), Used)
     return _Running(
         worker=worker,
         position=position,
         load_s=loaded.load_s,
+        first_call_s=first_call_s,
         warm_up=warm_up,
-        calls=calls,
+        calls=calls_of_block(plan, warm_up.later_call_s, warm_up.at_once),
+        settle_calls=max(plan.settle_calls, warm_up.at_once),
         on_gpu=participant.on_gpu,
+        device_memory_bytes=used.device_memory_bytes,
     )
 
 
-def check_same_answers(worker: WorkerProcess, participant: Participant) -> None:
-    """Raise BackendError unless a process answers the first rows as the one did that was judged."""
+def calls_of_block(plan: Plan, call_s: float, at_once: int) -> int:
+    """Return how many calls make a block, from what one takes by itself.
+
+    A queue that works on several at once takes as many more, in whole fillings and eight at least: while it fills and
+    empties some of its requests are idle, and with fewer that would be told as the runtime's throughput.
+    """
+    calls = max(plan.calls, math.ceil(plan.block_s / call_s))
+    calls = max(3, min(calls, math.floor(plan.most_block_s / call_s)))
+    return calls if at_once == 1 else at_once * max(calls, 8)
+
+
+def check_same_answers(worker: WorkerProcess, participant: Participant) -> float:
+    """Return the seconds of the first call; raise BackendError unless the answers are those that were judged."""
     wanted_bc = participant.outputs_bc
-    given_bc = np.array(worker.ask(Recheck(count=len(wanted_bc)), Rechecked).outputs, dtype=np.float64)
+    rechecked = worker.ask(Recheck(count=len(wanted_bc)), Rechecked)
+    given_bc = np.array(rechecked.outputs, dtype=np.float64)
     largest = _LARGEST_DIFFERENCE * (1 + float(np.abs(wanted_bc).max()))
     difference = np.inf
     if given_bc.shape == wanted_bc.shape:
@@ -203,6 +224,7 @@ def check_same_answers(worker: WorkerProcess, participant: Participant) -> None:
             f"A second process of the same model answers otherwise than the one that was judged: by {difference:.2g}.",
             hint="Its verdict holds for no process but one: look for memory that is used after it was freed.",
         )
+    return rechecked.first_call_s
 
 
 def _measured_round(
@@ -216,7 +238,7 @@ def _measured_round(
         with PowerSampler(gpu_index=0 if each.on_gpu else None) as sampler:
             load = ForeignLoad()
             try:
-                timed = each.worker.ask(Block(settle_calls=plan.settle_calls, calls=each.calls), Timed)
+                timed = each.worker.ask(Block(settle_calls=each.settle_calls, calls=each.calls), Timed)
             except BackendError as error:
                 failed[name] = error
                 del running[name]

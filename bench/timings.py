@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from bench.power import Power
 from bench.time_statistics import Interval, Ratio, latency_over_processes, percentile, ratio_from_logs
@@ -88,13 +88,17 @@ class Instance(Record):
 
 
 class Timing(Record):
-    """All processes of a trial in one session. `planned` processes and rounds are what makes it complete."""
+    """All processes of a trial in one session, in which `trials` took turns.
+
+    `planned` processes and rounds are what makes it complete.
+    """
 
     session: str
+    trials: int
     mode: Mode
     planned_instances: int
     planned_rounds: int
-    instances: list[Instance]
+    instances: list[Instance] = Field(min_length=1)
 
     @property
     def complete(self) -> bool:

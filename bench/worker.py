@@ -157,8 +157,12 @@ class Worker:
 
     def recheck(self, message: Recheck) -> Rechecked:
         rows = self._rows[: message.count]
-        outputs = [self._call(batch) for batch in self._batches_of(rows, self._batch_size)]
-        return Rechecked(outputs=np.concatenate(outputs)[: len(rows)].tolist())
+        batches = list(self._batches_of(rows, self._batch_size))
+        started_s = time.perf_counter()
+        outputs = [self._call(batches[0])]
+        first_call_s = time.perf_counter() - started_s
+        outputs += [self._call(batch) for batch in batches[1:]]
+        return Rechecked(outputs=np.concatenate(outputs)[: len(rows)].tolist(), first_call_s=first_call_s)
 
     def warm_up(self, message: WarmUp) -> WarmedUp:
         rows = self._rows[: _TIMED_BATCHES * self._batch_size]
@@ -172,10 +176,16 @@ class Worker:
             self._call(self._batches[len(calls_s) % len(self._batches)])
             elapsed_s, before_s = time.perf_counter() - started_s, elapsed_s
             calls_s.append(elapsed_s - before_s)
+        at_once = 1
+        if isinstance(self._backend, QueuedBackend):
+            at_once = self._backend.request_count
+            for index in range(2 * at_once):  # The queue's requests are others than that of the verbs.
+                self._backend.submit(self._batches[index % len(self._batches)])
+            self._backend.wait()
         return WarmedUp(
+            at_once=at_once,
             calls=len(calls_s),
             duration_s=elapsed_s,
-            first_call_s=calls_s[0],
             later_call_s=statistics.median(calls_s[len(calls_s) // 2 :]),
         )
 

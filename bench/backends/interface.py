@@ -108,6 +108,11 @@ class QueuedBackend(Protocol):
     four verbs, from the same compiled model.
     """
 
+    @property
+    def request_count(self) -> int:
+        """How many batches it works on at once."""
+        ...
+
     def submit(self, images: Images) -> None: ...
 
     def wait(self) -> None: ...

@@ -162,6 +162,7 @@ def _session(participants: list[Participant], plan: Plan, name: str) -> tuple[Ra
     first, second = (
         Timing(
             session=name,
+            trials=2,
             mode=plan.mode,
             planned_instances=plan.instances,
             planned_rounds=plan.rounds,

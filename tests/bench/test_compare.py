@@ -611,7 +611,12 @@ def _give_times(folder: Path, call_s: float) -> None:
     [
         (1.10, [], 0, "slower"),
         (1.10, ["--max-slowdown", "3"], 3, "Slower than OLD by more than 3 %: fp32.onnxruntime.b2.t1."),
-        (1.10, ["--max-slowdown", "20"], 0, "No trial is slower than OLD by more than 20 %."),
+        (
+            1.10,
+            ["--max-slowdown", "20"],
+            0,
+            "No trial that was timed on both sides is slower than OLD by more than 20 %.",
+        ),
         (1.005, ["--max-slowdown", "0.1"], 0, "Perhaps slower by more than 0.1 %, and not shown"),
         (1.005, ["--max-slowdown", "0.1", "--strict"], 3, "so --strict fails"),
         (0.50, ["--max-slowdown", "0"], 0, "faster"),
@@ -635,6 +640,18 @@ def test_without_times_a_limit_says_that_nothing_is_known(old: Path, new: Path) 
     shown = CliRunner().invoke(cli, ["compare", str(old), str(new), "--max-slowdown", "3"])
     assert shown.exit_code == 0
     assert "nothing is known about speed" in shown.output
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 3)])
+def test_a_trial_that_new_did_not_time_is_told_and_fails_strictly(
+    old: Path, new: Path, tmp_path: Path, options: list[str], code: int
+) -> None:
+    before = tmp_path / "before" / old.name
+    shutil.copytree(old.parent, before.parent)
+    _give_times(before, 0.010)
+    shown = CliRunner().invoke(cli, ["compare", str(before), str(new), "--max-slowdown", "3", *options])
+    assert shown.exit_code == code, shown.output
+    assert f"Timed in OLD and not comparable in NEW: {_TRIAL}." in shown.output
 
 
 def test_times_are_in_the_json(old: Path, new: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bench import sessions
 from bench.gate import Verdict, Word
 from bench.results import Trial, TrialResult
-from bench.sessions import timed
+from bench.sessions import parts_of, timed
 from bench.timing import FULL, QUICK, STRICT, UNTIMED, Participant, Plan
 from bench.timings import Instance, timing_summary
 from harness.core.errors import BackendError
@@ -35,6 +35,9 @@ def _result(name: str, word: Word = Word.PASS, **changes: Any) -> TrialResult:
     return TrialResult(trial=trial, **{**made, **changes})
 
 
+_EAGER = "eager.pytorch.b1.t1"
+
+
 class Bench:
     """`timed` with a stand-in for the measurement itself, which notes who took part."""
 
@@ -42,6 +45,9 @@ class Bench:
         self.sets: list[tuple[int, list[str], str | None]] = []
         self.kept: dict[str, TrialResult] = {}
         self.fails: dict[int, str] = {}
+        self.fails_in_session: int | None = None
+        self.sessions = 0
+        self.said: list[str] = []
         self.interrupted_at: int | None = None
         monkeypatch.setattr(sessions, "measured_set", self._measured_set)
         monkeypatch.setattr(
@@ -63,10 +69,11 @@ class Bench:
         names = [each.name for each in participants]
         assert len({each.log for each in participants}) == len(names)
         self.sets.append((number, names, baseline))
+        self.sessions += number == 0
         (instance,) = timing_from_rounds(
             [[block(each, 0.01, baseline_s=0.05) for each in range(plan.rounds)]]
         ).instances
-        failing = self.fails.get(number)
+        failing = self.fails.get(number) if self.fails_in_session in {None, self.sessions} else None
         measured = {name: instance.model_copy(update={"number": number}) for name in names if name != failing}
         return measured, {failing: BackendError("it broke", hint="")} if failing in names else {}
 
@@ -75,7 +82,8 @@ class Bench:
             self.kept[result.trial.identifier] = result
 
         reference: Any = type("Reference", (), {"run": type("Run", (), {"name": "films"})})
-        done = timed(reference, results, plan, keep, SILENT, again=again)
+        progress: Any = type("Progress", (), {"say": self.said.append, "task": SILENT.task})
+        done = timed(reference, results, plan, keep, progress, again=again)
         assert [each.trial for each in done] == [each.trial for each in results]
         return {each.trial.variant: each for each in done}
 
@@ -185,3 +193,81 @@ def test_figures_follow_a_changed_timing(bench: Bench) -> None:
     assert result.speed_up is not None
     without = result.model_copy(update={"timing": None})
     assert without.summary is without.speed_up is None
+
+
+def test_eager_that_breaks_stays_broken_and_is_no_yardstick_afterwards(bench: Bench) -> None:
+    bench.fails = {2: _EAGER}
+    results = bench.run(_result("pytorch"), _result("a"))
+    assert (results["eager"].status, results["eager"].timing, results["eager"].verdict) == ("failed", None, None)
+    assert [baseline for _, _, baseline in bench.sets] == [_EAGER] * 3 + [None] * 3
+    assert all(_EAGER not in names for _, names, _ in bench.sets[3:])
+    assert results["a"].timing is not None
+    assert results["a"].timing.complete
+
+
+def test_eager_that_breaks_beside_a_second_part_is_told_and_keeps_its_own_record(bench: Bench) -> None:
+    bench.fails = {1: _EAGER}
+    bench.fails_in_session = 2
+    results = bench.run(_result("pytorch"), *[_result(f"v{number}") for number in range(9)])
+    assert results["eager"].timing is not None
+    assert results["eager"].timing.complete
+    assert any("no ratio to eager PyTorch any more" in words for words in bench.said)
+
+
+def test_part_of_a_finished_session_stands_by_itself(bench: Bench) -> None:
+    first = bench.run(_result("pytorch"), _result("a", answering_s=1.0), _result("b"))
+    bench.sets = []
+    kept = bench.run(first["b"])
+    assert bench.sets == []
+    assert kept["b"] == first["b"]
+
+
+def test_an_interruption_between_two_records_loses_that_set_only(bench: Bench) -> None:
+    bench.interrupted_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(_result("pytorch"), _result("a"))
+    eager, other = (bench.kept[f"{name}.b1.t1"] for name in ("eager.pytorch", "a.onnxruntime"))
+    assert eager.timing is not None
+    behind = eager.model_copy(
+        update={
+            name: each.model_copy(update={"instances": each.instances[:3]})
+            for name, each in (("timing", eager.timing), ("twin", eager.twin))
+            if each is not None
+        }
+    )
+    bench.interrupted_at, bench.sets = None, []
+    results = bench.run(behind, other)
+    assert [number for number, _, _ in bench.sets] == [3, 4, 5]
+    for result in results.values():
+        assert result.timing is not None
+        assert [each.number for each in result.timing.instances] == list(range(6))
+
+
+def test_an_interrupted_session_is_not_gone_on_with_by_some_of_its_trials(bench: Bench) -> None:
+    bench.interrupted_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(_result("pytorch", answering_s=1.0), _result("a"), _result("b"))
+    kept = [bench.kept[f"{name}.b1.t1"] for name in ("eager.pytorch", "a.onnxruntime")]
+    bench.interrupted_at, bench.sets = None, []
+    bench.run(*kept)
+    assert [number for number, _, _ in bench.sets] == list(range(6))
+
+
+def test_a_quick_look_at_a_new_trial_leaves_the_long_measurements_alone(bench: Bench) -> None:
+    first = bench.run(_result("pytorch"), _result("a"))
+    bench.sets = []
+    results = bench.run(*first.values(), _result("new"), plan=QUICK)
+    assert results["eager"] == first["eager"]
+    assert results["a"] == first["a"]
+    assert bench.sets == [(0, [_EAGER, "new.onnxruntime.b1.t1", "new.onnxruntime.b1.t1 (twin)"], _EAGER)]
+    assert results["new"].timing is not None
+
+
+def test_the_builds_of_an_artifact_take_turns_with_each_other() -> None:
+    names = [*(f"v{number}" for number in range(8)), *(f"v{number}~2" for number in range(8))]
+    parts = [[each.trial.variant for each in part] for part in parts_of([_result(name) for name in names])]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert all(len(part) <= 7 for part in parts)
+    for number in range(8):
+        assert any({f"v{number}", f"v{number}~2"} <= set(part) for part in parts)
+    assert [len(part) for part in parts_of([_result(f"v~{number}") for number in range(9)])] == [7, 2]

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from bench import timing, worker_process
 from bench.messages import Block, Recheck, Rechecked, Timed, Usage, Used, WarmedUp, WarmUp
-from bench.timing import Participant, Plan, measured_set, turned, wait_until_quiet
+from bench.timing import FULL, Participant, Plan, calls_of_block, measured_set, turned, wait_until_quiet
 from bench.timings import Instance
 from harness.core.errors import BackendError
 
@@ -28,6 +29,8 @@ class StandIn:
     fails_at: dict[str, int]
     answers: dict[str, Any]
     call_s: dict[str, float]
+    at_once: dict[str, int]
+    departures: dict[str, list[str]]
     alive: Counter[str]
 
     def __init__(self, log: Path, *, module: str, limit_s: float) -> None:
@@ -48,11 +51,13 @@ class StandIn:
         if isinstance(message, WarmUp):
             if StandIn.fails_at.get(self.name) == -1:
                 raise BackendError(f"{self.name} broke", hint="")
-            return WarmedUp(calls=message.calls, duration_s=1.0, first_call_s=0.5, later_call_s=call_s)
+            at_once = StandIn.at_once.get(self.name, 1)
+            return WarmedUp(calls=message.calls, duration_s=1.0, later_call_s=call_s, at_once=at_once)
         if isinstance(message, Recheck):
-            return Rechecked(outputs=StandIn.answers.get(self.name, _ANSWERS.tolist()))
+            return Rechecked(outputs=StandIn.answers.get(self.name, _ANSWERS.tolist()), first_call_s=0.5)
         if isinstance(message, Usage):
-            return Used(peak_memory_bytes=1000)
+            # What the device's memory fell by since this process began, those that came later included.
+            return Used(peak_memory_bytes=1000, device_memory_bytes=100 * sum(StandIn.alive.values()))
         if isinstance(message, Block):
             StandIn.log.append(self.name)
             if self.blocks == StandIn.fails_at.get(self.name):
@@ -61,12 +66,14 @@ class StandIn:
             samples = [self.blocks + index / 100 for index in range(message.calls)]
             return Timed(compute_s=samples, end_to_end_s=[2 * each for each in samples], cpu_s=0.0)
         StandIn.log.append(f"{self.name} loaded")
-        return reply.model_construct(load_s=0.25)
+        departures = StandIn.departures.get(self.name, [])
+        return reply.model_construct(load_s=0.25, description=SimpleNamespace(departures=departures))
 
 
 @pytest.fixture(autouse=True)
 def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     StandIn.log, StandIn.fails_at, StandIn.answers, StandIn.call_s = [], {}, {}, {}
+    StandIn.at_once, StandIn.departures = {}, {}
     StandIn.alive = Counter()
     monkeypatch.setattr(worker_process, "WorkerProcess", StandIn)
     _foreign(monkeypatch, [0.0])
@@ -230,3 +237,37 @@ def test_fast_models_get_more_calls_and_slow_ones_fewer_so_that_blocks_last_alik
     measured, _ = _measured("fast", "slow", "slowest", plan=plan)
     calls = {name: len(each.rounds[0].compute_s) for name, each in measured.items()}
     assert calls == {"fast": 50, "slow": 10, "slowest": 3}
+
+
+@pytest.mark.parametrize(
+    ("call_s", "at_once", "calls"),
+    [
+        (0.008, 1, 32),  # 0.25 s of them.
+        (0.100, 1, 12),
+        (1.2, 1, 3),
+        (1.2, 2, 16),  # Of three on two streams one slot in four would be empty.
+        (0.030, 8, 96),
+        (0.008, 2, 64),
+    ],
+)
+def test_a_queue_is_given_whole_fillings_enough_of_them(call_s: float, at_once: int, calls: int) -> None:
+    assert calls_of_block(FULL, call_s, at_once) == calls
+
+
+def test_a_queue_is_filled_before_it_is_timed() -> None:
+    StandIn.at_once["a"] = 4
+    measured, _ = _measured("a")
+    assert len(measured["a"].rounds[0].compute_s) == 32
+
+
+def test_a_process_that_runs_otherwise_than_asked_is_not_timed() -> None:
+    StandIn.departures["b"] = ["1 threads, asked for 2"]
+    measured, failed = _measured("a", "b")
+    assert set(measured) == {"a"}
+    assert "1 threads, asked for 2" in failed["b"].message
+
+
+def test_memory_on_a_device_is_asked_before_the_next_process_takes_some() -> None:
+    measured, _ = _measured("a", "b", "c")
+    assert [measured[name].device_memory_bytes for name in "abc"] == [100, 200, 300]
+    assert all(each.first_call_s == 0.5 for each in measured.values())

@@ -102,6 +102,7 @@ def test_a_worker_times_as_many_calls_as_it_is_asked_for(session_run: Any, worke
     worker.ask(_load(session_run), Loaded)
     warmed_up = worker.ask(WarmUp(calls=4, duration_s=0.0, most_s=60.0), WarmedUp)
     assert warmed_up.calls >= 4
+    assert warmed_up.at_once == 1
     timed = worker.ask(Block(settle_calls=1, calls=5), Timed)
     assert len(timed.compute_s) == len(timed.end_to_end_s) == 5
     assert all(0 < compute <= whole for compute, whole in zip(timed.compute_s, timed.end_to_end_s, strict=True))
@@ -131,7 +132,7 @@ _QUEUED = """
 import threading, time
 from bench.backends import onnx_runtime
 class Queued(onnx_runtime.OnnxRuntime):
-    done = 0
+    request_count = 1
     def submit(self, images):
         self.thread = threading.Thread(target=self.work, args=(images, getattr(self, "thread", None)))
         self.thread.start()

@@ -40,6 +40,7 @@ def timing_from_rounds(processes: Sequence[Sequence[Round]], *, session: str = "
     ]
     planned = {
         "mode": "full",
+        "trials": 1,
         "planned_instances": len(instances),
         "planned_rounds": max((len(one) for one in processes), default=0),
     }
