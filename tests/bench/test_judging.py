@@ -16,13 +16,16 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from bench.gate import Verdict, Word
+from bench.judging import with_verdict
 from bench.many import BenchOutcome, BenchRequest, bench_many
 from bench.report import write_report
-from bench.results import results_from_folder
+from bench.results import Trial, TrialResult, results_from_folder
 from harness.core.files import sha256_from_file
 from harness.core.lock import run_lock
 from harness.core.progress import SILENT
 from harness.core.runs import RunDirectory
+from tests.bench.timings_made_up import timing_of
 
 
 def _bench(folder: Path, *, splits: str = "test", batch_size: int = 3, force: bool = False) -> BenchOutcome:
@@ -309,3 +312,24 @@ def test_a_model_that_cannot_take_another_batch_size_is_still_judged_and_says_so
     assert result.status == "measured"
     assert set(result.refused_batches) == {1, 5, 8, 32}
     assert "a batch of 8 was refused" in _report(folder)[0]
+
+
+def test_what_is_a_fail_now_has_no_times() -> None:
+    trial = Trial(
+        run="r", variant="fp32", artifact="a", backend="onnxruntime", precision="fp32", batch_size=1, threads=1
+    )
+    timed = TrialResult(
+        trial=trial,
+        status="measured",
+        margin=0.01,
+        margin_set="",
+        mode="full",
+        timing=timing_of([[0.01]]),
+        twin=timing_of([[0.01]]),
+        created="",
+        machine={},
+    )
+    failed = with_verdict(timed, Verdict(word=Word.FAIL, step="numeric", reason="rules changed"), None)
+    assert failed.timing is failed.twin is failed.summary is None
+    passed = with_verdict(timed, Verdict(word=Word.PASS, step="parity", reason=""), None)
+    assert passed.timing == timed.timing
