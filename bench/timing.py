@@ -104,8 +104,8 @@ class _Running:
 def turned(names: Sequence[_Name], number: int) -> list[_Name]:
     """Return the order of a round or a launch: reversed every second time, rotated every second.
 
-    Of two it makes AB BA BA AB: each comes first equally often. Of more, every order is followed by its reverse and then
-    rotated: of any two each comes first equally often, and all have been at every place after twice their number.
+    Of two it makes AB BA BA AB: each comes first equally often. Of more, every order is followed by its reverse, and
+    then rotated: of any two each comes first equally often, and all were at every place after twice their number.
     """
     shift = (number + 1) // 2 % len(names) if len(names) == 2 else number // 2 % len(names)
     order = [*names[shift:], *names[:shift]]
