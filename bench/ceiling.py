@@ -8,7 +8,7 @@ memory. A ceiling is a maximum: of all repetitions the fastest counts, and all a
 
 from __future__ import annotations
 
-import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from bench.worker_process import WorkerProcess
+from bench.worker_process import started_worker
 from harness.core.files import write_text_atomically
 from harness.core.machine import ForeignLoad, machine_description
 
@@ -29,7 +29,6 @@ _MOST_FOREIGN_CORES = 0.15
 _LIMIT_S = 180.0
 # Under somebody else's load the rates were seen at a quarter. So quiet is waited for, but not for ever.
 _PATIENCE_S = 15.0
-_WINDOW_S, _QUIET_WINDOWS = 0.25, 2
 
 
 class _Record(BaseModel):
@@ -123,19 +122,20 @@ def ceiling_path(runs_folder: Path, device: Device, threads: int) -> Path:
     return runs_folder / FOLDER_NAME / f"{device}.t{threads}.json"
 
 
-def ensured_ceiling(
-    runs_folder: Path, *, device: Device = "cpu", threads: int, again: bool = False, patience_s: float = _PATIENCE_S
-) -> Ceiling:
+def ensured_ceiling(runs_folder: Path, *, device: Device = "cpu", threads: int, again: bool = False) -> Ceiling:
     """Return the ceiling of this machine, measured now where there is none of it, when others are quiet.
 
     One that others disturbed is measured again, and the better of both counts. Raises BackendError where the child
     process fails, dies or hangs, and ArtifactError where the record cannot be written.
     """
+    # Not above: the child process imports this module, too, and all of scipy would come along.
+    from bench.timing import wait_until_quiet
+
     stored = stored_ceiling(runs_folder, device, threads)
     if stored is not None and not again and not stored.contended:
         return stored
     path = ceiling_path(runs_folder, device, threads)
-    _wait_for_quiet(patience_s)
+    wait_until_quiet(_PATIENCE_S)
     measured = measure_ceiling(request_for(device, threads), path.with_suffix(".log"))
     if stored is not None and not again:
         measured = _better_of(stored, measured)
@@ -146,7 +146,7 @@ def ensured_ceiling(
 def stored_ceiling(runs_folder: Path, device: Device, threads: int) -> Ceiling | None:
     """Return the ceiling in the folder of runs, None where there is none of this very machine and its packages."""
     ceiling = ceiling_from_file(ceiling_path(runs_folder, device, threads))
-    return ceiling if ceiling is not None and ceiling.machine == _machine(device) else None
+    return ceiling if ceiling is not None and ceiling.machine == machine_description() else None
 
 
 def ceiling_from_file(path: Path) -> Ceiling | None:
@@ -169,7 +169,8 @@ def request_for(device: Device, threads: int) -> MeasureCeiling:
 def measure_ceiling(request: MeasureCeiling, log: Path) -> Ceiling:
     """Measure in a child process; raise BackendError where it fails, dies or hangs."""
     foreign = ForeignLoad()
-    with WorkerProcess(log, limit_s=_LIMIT_S, module="bench.ceiling_worker") as worker:
+    with ExitStack() as stack:
+        worker = started_worker(stack, log, module="bench.ceiling_worker", limit_s=_LIMIT_S)
         reply = worker.ask(request, MeasuredCeiling)
         foreign_cores = foreign.cores(worker_cpu_s=reply.cpu_s)
     return Ceiling(
@@ -178,27 +179,8 @@ def measure_ceiling(request: MeasureCeiling, log: Path) -> Ceiling:
         **{name: getattr(reply, name) for name in ("device_name", "library", "version", "rates", "memory", "notes")},
         foreign_cores=foreign_cores,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=_machine(request.device),
+        machine=machine_description(),
     )
-
-
-def _wait_for_quiet(patience_s: float) -> None:
-    """Return when nobody else has used the machine for two windows, or patience has ended."""
-    ends_s, quiet = time.monotonic() + patience_s, 0
-    while quiet < _QUIET_WINDOWS and time.monotonic() < ends_s:
-        foreign = ForeignLoad()
-        time.sleep(_WINDOW_S)
-        cores = foreign.cores(worker_cpu_s=0.0)
-        quiet = quiet + 1 if cores is None or cores <= _MOST_FOREIGN_CORES else 0
-
-
-def _machine(device: Device) -> dict[str, JsonValue]:
-    """Describe the machine, for a GPU's ceiling with the driver's names of the GPUs in it."""
-    described = machine_description()
-    if device == "cuda":
-        files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-        described["gpus"] = [path.read_text(encoding="utf-8").split("\n", 1)[0] for path in files]
-    return described
 
 
 def _better_of(stored: Ceiling, measured: Ceiling) -> Ceiling:

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.backends import REFERENCE_BACKEND
-
 SWEEP_COLUMNS = [
     "run",
     "artifact",
@@ -21,6 +19,7 @@ SWEEP_COLUMNS = [
     "median ms",
     "images/s",
     "of ceiling",
+    "floor ms",
     "cost per million",
     "marks",
     "peak MB",
@@ -38,7 +37,8 @@ class SweepPoint:
     """One trial of a sweep in figures; what was not measured is None.
 
     `build_s` is what the artifact and all that it was made from took to make, `calibration_s` comes on top.
-    `memory_bytes` is the peak resident on the host, `device_memory_bytes` that on the GPU.
+    `speed_up` is over eager PyTorch in the same session, None for eager itself; `compute_floor_s` the least time of a
+    call by its work at the ceiling; `memory_bytes` the peak resident on the host, `device_memory_bytes` on the GPU.
     """
 
     run: str
@@ -49,7 +49,9 @@ class SweepPoint:
     verdict: str
     median_s: float | None = None
     images_per_s: float | None = None
+    speed_up: float | None = None
     share_of_ceiling: float | None = None
+    compute_floor_s: float | None = None
     memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     load_s: float | None = None
@@ -61,11 +63,6 @@ class SweepPoint:
     def series(self) -> tuple[str, str, str, int]:
         """What is the same along one curve over batch sizes."""
         return (self.run, self.artifact, self.backend, self.threads)
-
-    @property
-    def making_s(self) -> float | None:
-        """Seconds of build and calibration, None where the build's are not recorded."""
-        return None if self.build_s is None else self.build_s + (self.calibration_s or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,43 +121,40 @@ def pareto_points(points: Sequence[SweepPoint]) -> list[SweepPoint]:
     """Return the points of each run that no other point of it beats in latency and throughput.
 
     A point is beaten by one that is as good in both and better in one. The others are compromises: which is right
-    depends on how long an image may wait.
+    depends on how long an image may wait. One through a queue has no latency: it is beaten by any of more throughput,
+    and beats none that has one.
     """
-    return [point for point in points if _timed(point) and not any(_beats(other, point) for other in points)]
-
-
-def _timed(point: SweepPoint) -> bool:
-    return point.median_s is not None and point.images_per_s is not None
+    timed = [point for point in points if point.images_per_s is not None]
+    return [point for point in timed if not any(_beats(other, point) for other in timed)]
 
 
 def _beats(one: SweepPoint, other: SweepPoint) -> bool:
-    if one.run != other.run or one.median_s is None or one.images_per_s is None:
+    assert one.images_per_s is not None
+    assert other.images_per_s is not None
+    if one.run != other.run:
         return False
-    if other.median_s is None or other.images_per_s is None:
+    if other.median_s is None:
+        return one.images_per_s > other.images_per_s
+    if one.median_s is None:
         return False
     as_good = one.median_s <= other.median_s and one.images_per_s >= other.images_per_s
     return as_good and (one.median_s < other.median_s or one.images_per_s > other.images_per_s)
 
 
-def saved_s_per_image(points: Sequence[SweepPoint], point: SweepPoint) -> float | None:
-    """Return the seconds that an image takes less than in PyTorch eager at the same batch size and threads.
+def saved_s_per_image(point: SweepPoint) -> float | None:
+    """Return the seconds that an image takes less than in PyTorch eager: (speed-up - 1) / images per second.
 
-    None where one of the two was not timed. Negative where eager is faster.
+    The speed-up is paired within one session: two records may be of different hours, which differ by up to 14 %. None
+    where it is not known. Negative where eager is faster.
     """
-    setting = (point.run, point.threads, point.batch_size)
-    for other in points:
-        if other.backend == REFERENCE_BACKEND and (other.run, other.threads, other.batch_size) == setting:
-            if other.images_per_s is None or point.images_per_s is None:
-                return None
-            return 1 / other.images_per_s - 1 / point.images_per_s
-    return None
+    if point.speed_up is None or point.images_per_s is None:
+        return None
+    return (point.speed_up - 1) / point.images_per_s
 
 
-def break_even_of(
-    points: Sequence[SweepPoint], point: SweepPoint, images_per_day: float | None = None
-) -> BreakEven | None:
+def break_even_of(point: SweepPoint, images_per_day: float | None = None) -> BreakEven | None:
     """Return the break-even of a point against eager, None where it saves nothing or its figures are not known."""
-    saved_s = saved_s_per_image(points, point)
+    saved_s = saved_s_per_image(point)
     if saved_s is None or point.build_s is None:
         return None
     return break_even(point.build_s, point.calibration_s or 0.0, saved_s, images_per_day)

@@ -27,13 +27,14 @@ def sweep_rows(
                 _cell(point.median_s, 1e3, ".2f"),
                 _cell(point.images_per_s, 1, ".1f"),
                 "" if point.share_of_ceiling is None else f"{100 * point.share_of_ceiling:.0f} %",
+                _cell(point.compute_floor_s, 1e3, ".2f"),
                 cost,
                 ", ".join(marks),
                 _memory_cell(point),
                 _cell(point.load_s, 1, ".2f"),
                 _cell(point.first_call_s, 1e3, ".1f"),
                 _build_cell(point),
-                _break_even_cell(points, point, images_per_day),
+                _break_even_cell(point, images_per_day),
             ]
         )
     return rows
@@ -54,8 +55,8 @@ def _build_cell(point: SweepPoint) -> str:
     return f"{build} + {point.calibration_s:.1f} calibration" if build and point.calibration_s is not None else build
 
 
-def _break_even_cell(points: Sequence[SweepPoint], point: SweepPoint, images_per_day: float | None) -> str:
-    found = break_even_of(points, point, images_per_day)
+def _break_even_cell(point: SweepPoint, images_per_day: float | None) -> str:
+    found = break_even_of(point, images_per_day)
     return "" if found is None else break_even_text(found)
 
 

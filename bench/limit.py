@@ -8,7 +8,6 @@ ceiling measured on a busier machine, or an operation that is faster in the netw
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ceiling import Ceiling
@@ -27,28 +26,15 @@ _known_flop: dict[str, int | None] = {}
 CEILING_COLUMNS = ["device", "threads", "library", "operation", "precision", "best", "median", "repetitions", "foreign"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Floors:
-    """The least seconds that a call can take: by its work at the ceiling, and by reading its weights once."""
-
-    compute_s: float | None
-    memory_s: float | None
-
-    @property
-    def bound_by(self) -> str | None:
-        """What bounds the call from below, None where nothing is known."""
-        if self.compute_s is None:
-            return None if self.memory_s is None else "memory"
-        return "memory" if (self.memory_s or 0.0) > self.compute_s else "compute"
-
-
 def ceiling_flop_per_s(precision: str, ceiling: Ceiling) -> float | None:
-    """Return the ceiling of a trial from the precision that its runtime read back ("int8 + fp32", "bf16", ...).
+    """Return the ceiling of a trial from the precision that its runtime read back.
 
-    Of several the fastest counts: the trial could have done all its work in it. float16 files are multiplied in
-    float32 by a processor that has no ceiling in float16. None where the ceiling has nothing to say.
+    "int8 + fp32", "fp32 (TF32 off)", "fp16 requested; layers fp16, fp32; ...": the first word of each part. Of
+    several the fastest counts: the trial could have done all its work in it. float16 files are multiplied in float32
+    by a processor that has no ceiling in float16. None where the ceiling has nothing to say.
     """
-    words = {_CEILING_PRECISIONS.get(word.strip(), "") for word in precision.split("+")}
+    first_words = [part.split()[:1] for part in precision.split("+")]
+    words = {_CEILING_PRECISIONS.get(word, "") for each in first_words for word in each}
     if ceiling.device == "cpu" and "fp16" in words and ceiling.flop_per_s("fp16") is None:
         words = words - {"fp16"} | {"fp32"}
     rates = [rate for word in words if (rate := ceiling.flop_per_s(word)) is not None]
@@ -65,26 +51,14 @@ def share_of_ceiling(
     return effective_flop_per_image * images_per_s / limit_flop_per_s
 
 
-def floors(
-    effective_flop_per_image: int | None,
-    batch_size: int,
-    weights_bytes: int | None,
-    precision: str,
-    ceiling: Ceiling,
-) -> Floors:
-    """Return the least time of a call: FLOP x batch / ceiling, and bytes of the weights / bandwidth.
-
-    Weights that fit a cache need not be read from memory at every call, and activations come on top: the second is a
-    floor for the first call, and an estimate for the others.
-    """
+def compute_floor_s(
+    effective_flop_per_image: int | None, batch_size: int, precision: str, ceiling: Ceiling
+) -> float | None:
+    """Return the least time of a call by its work, FLOP x batch / ceiling; None where one of the two is not known."""
     limit_flop_per_s = ceiling_flop_per_s(precision, ceiling)
-    compute_s = None
-    if effective_flop_per_image is not None and limit_flop_per_s is not None:
-        compute_s = effective_flop_per_image * batch_size / limit_flop_per_s
-    return Floors(
-        compute_s=compute_s,
-        memory_s=None if weights_bytes is None else weights_bytes / ceiling.bandwidth_bytes_per_s,
-    )
+    if effective_flop_per_image is None or limit_flop_per_s is None:
+        return None
+    return effective_flop_per_image * batch_size / limit_flop_per_s
 
 
 def effective_flop_of(run: RunDirectory, artifact: Path | None = None) -> int | None:

@@ -80,7 +80,7 @@ class LoadedModel(Worker):
         )
 
     def rest(self, message: Rest) -> Rested:
-        first_call_s = []
+        cpu_started_s, first_call_s = time.process_time(), []
         for _ in range(message.repeats):
             time.sleep(message.pause_s)
             started_s = time.perf_counter()
@@ -88,7 +88,7 @@ class LoadedModel(Worker):
             first_call_s.append(time.perf_counter() - started_s)
             for index in range(message.settle_calls):
                 self._call(self._batches[index % len(self._batches)])
-        return Rested(first_call_s=first_call_s)
+        return Rested(first_call_s=first_call_s, cpu_s=time.process_time() - cpu_started_s)
 
 
 def _run_loadgen(served: ServedModel, message: Drive, image_count: int) -> Any:

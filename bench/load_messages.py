@@ -62,4 +62,7 @@ class Rest(_Message):
 
 
 class Rested(_Message):
+    """`cpu_s` is of the whole request, pauses included."""
+
     first_call_s: list[float]
+    cpu_s: float

@@ -10,13 +10,17 @@ from bench.server_search import SearchPlan
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """How much is measured: at least `queries` and `duration_s`, unless that is foreseen to exceed `limit_s`."""
+    """How much is measured: at least `queries` and `duration_s`, unless that is foreseen to exceed `limit_s`.
+
+    `quiet_within_s` is how long to wait for a quiet machine before each scenario.
+    """
 
     queries: int
     duration_s: float
     limit_s: float
     search: SearchPlan
     quick: bool
+    quiet_within_s: float = 0.0
 
 
 # 662 queries are the fewest with an estimate of p99, 64 of p90; 459 can hold a bound on p99 if not one exceeds it.
@@ -32,6 +36,7 @@ FULL_LOAD = LoadPlan(
         confirming_limit_s=70.0,
     ),
     quick=False,
+    quiet_within_s=60.0,
 )
 QUICK_LOAD = LoadPlan(
     queries=least_queries(0.90),

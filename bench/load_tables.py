@@ -33,8 +33,6 @@ TABLE_NOTE = (
     f"{NOT_MLPERF}. Bounds are LoadGen's early stopping, 99 % confidence. A server's latency counts from when a query "
     "was due (Poisson arrivals), so waiting is in it; single-stream and multi-stream are closed loops and have none."
 )
-# As the bench rejects rounds.
-_FOREIGN_LIMIT_CORES = 0.15
 
 
 def scenario_rows(results: list[ScenarioResult]) -> list[list[str]]:
@@ -100,10 +98,8 @@ def _notes(result: ScenarioResult) -> list[str]:
                 for fraction in missing
             ]
         notes.append(loadgen_word(run))
-    foreign = [each.foreign_cores for each in (run, *result.probes) if each is not None]
-    most_cores = max((cores for cores in foreign if cores is not None), default=0.0)
-    if most_cores > _FOREIGN_LIMIT_CORES:
-        notes.append(f"contended: others used up to {most_cores:.2f} core")
+    if result.contended:
+        notes.append(f"contended: others used up to {result.most_foreign_cores:.2f} core")
     return [*notes, "quick"] if result.quick else notes
 
 

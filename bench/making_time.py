@@ -12,9 +12,8 @@ from harness.core.artifacts import BUILD_S, CALIBRATION_S, Kind, Sidecar, sideca
 
 @dataclass(frozen=True, kw_only=True)
 class MakingTime:
-    """Seconds. `own_s` is this artifact's build, `build_s` that with its parents', both without calibration."""
+    """Seconds. `build_s` is this artifact's build with its parents', without calibration."""
 
-    own_s: float
     build_s: float
     calibration_s: float | None
 
@@ -26,19 +25,19 @@ def making_time_of(artifact: Path) -> MakingTime | None:
     there already.
     """
     sidecar = _sidecar(artifact)
-    own_s = None if sidecar is None else _seconds(sidecar.details.get(BUILD_S))
-    if sidecar is None or own_s is None:
+    build_s = None if sidecar is None else _seconds(sidecar.details.get(BUILD_S))
+    if sidecar is None or build_s is None:
         return None
     found = (_sidecar(path.with_suffix("")) for path in sorted(artifact.parent.glob("*.onnx.json")))
     known = {each.sha256: each for each in found if each is not None and each.kind is Kind.ONNX_MODEL}
-    build_s, child = own_s, sidecar
+    child = sidecar
     while "onnx" in child.parents:
         parent = known.get(child.parents["onnx"])
         parent_s = None if parent is None else _seconds(parent.details.get(BUILD_S))
         if parent is None or parent_s is None:
             return None
         build_s, child = build_s + parent_s, parent
-    return MakingTime(own_s=own_s, build_s=build_s, calibration_s=_seconds(sidecar.details.get(CALIBRATION_S)))
+    return MakingTime(build_s=build_s, calibration_s=_seconds(sidecar.details.get(CALIBRATION_S)))
 
 
 def _sidecar(artifact: Path) -> Sidecar | None:

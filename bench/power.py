@@ -153,22 +153,3 @@ class PowerSampler:
             self._clock_hz += clocks_hz(self._clock_files)
         if self._gpu is not None:
             self._samples.append(self._gpu.sample(time.perf_counter() - self._started_s))
-
-
-def power_text(power: Power, images: int) -> str:
-    """Return in a line what was told, for the report; `images` were answered meanwhile."""
-    parts = []
-    if power.gpu is not None:
-        mean_w, clocks = power.gpu.mean_power_w, [each.sm_clock_mhz for each in power.gpu.samples]
-        told = [clock for clock in clocks if clock is not None]
-        parts.append(power.gpu.name + ("" if mean_w is None else f" {mean_w:.0f} W"))
-        if told:
-            parts.append(f"SM clock {min(told)} to {max(told)} MHz")
-        warned = power.gpu.throttled_samples.items()
-        parts += [f"throttled in {count} of {len(clocks)} samples: {reason}" for reason, count in warned]
-    if power.processor_clock_hz:
-        low, high = min(power.processor_clock_hz), max(power.processor_clock_hz)
-        parts.append(f"processor {low / 1e9:.2f} to {high / 1e9:.2f} GHz")
-    if power.energy_j is not None and images:
-        parts.append(f"{1e3 * power.energy_j / images:.3g} mJ an image, idle power and other processes included")
-    return "; ".join([*parts, *power.notes])

@@ -18,9 +18,10 @@ from harness.core.runs import RunDirectory
 
 _SWEEP_READING = (
     "Sweep. *knee*: the smallest batch with 95 % of the best throughput over batch sizes; *Pareto*: no other trial of "
-    "the run is better in latency and throughput both. *Of ceiling*: effective FLOP a second as a share of what this "
-    "machine's best kernel reached. Break-even: images until build and calibration are paid for by time saved against "
-    "eager PyTorch."
+    "the run is better in latency and throughput both; one in a queue has no latency and is marked where none has more "
+    "images/s. *Of ceiling*: effective FLOP a second as a share of what this machine's best kernel reached; *floor "
+    "ms*: the least that a call could take by that. Break-even: images until build and calibration are paid for by "
+    "time saved against eager PyTorch in the same session."
 )
 
 
@@ -85,7 +86,7 @@ def time_json(speed: Speed, economics: Economics) -> dict[str, Any]:
                 "knee": point in knee_points,
                 "pareto": point in best_points,
                 "cost_per_million": _cost(point, economics.price_per_hour),
-                "break_even": _break_even(speed.points, point, economics.images_per_day),
+                "break_even": _break_even(point, economics.images_per_day),
             }
             for point in speed.points
         ],
@@ -99,6 +100,6 @@ def _cost(point: SweepPoint, price_per_hour: float | None) -> float | None:
     return cost_per_million(price_per_hour, point.images_per_s)
 
 
-def _break_even(points: list[SweepPoint], point: SweepPoint, images_per_day: float | None) -> dict[str, Any] | None:
-    found = break_even_of(points, point, images_per_day)
+def _break_even(point: SweepPoint, images_per_day: float | None) -> dict[str, Any] | None:
+    found = break_even_of(point, images_per_day)
     return asdict(found) if found is not None else None

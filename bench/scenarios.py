@@ -1,6 +1,7 @@
 """Scenarios of MLCommons LoadGen: each in a process of its own, for a trial whose answers are known.
 
-The process loads the model, must give the stored answers again, is timed in a closed loop, and only then driven.
+It begins on a machine that is quiet, or was not within a minute. The process loads the model, must give the stored
+answers again, is timed in a closed loop, and only then driven.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.gate import Word
+from bench.load_closed_loop import measured_closed_loop
 from bench.load_log import LoadRun, run_from_folder
 from bench.load_messages import Drive, Driven, Prepare, Prepared
 from bench.load_plan import FULL_LOAD, LoadPlan
@@ -28,9 +30,10 @@ from bench.load_settings import (
     loadgen_version,
     refusal,
 )
-from bench.messages import Block, Load, Timed, WarmedUp, WarmUp
+from bench.messages import Load, WarmedUp, WarmUp
 from bench.results import Answers, Trial
 from bench.server_search import highest_rate
+from bench.timing import wait_until_quiet
 from bench.worker_process import WorkerProcess, started_worker
 from harness.core.errors import BackendError, UsageError
 from harness.core.machine import ForeignLoad, machine_description
@@ -40,12 +43,11 @@ from harness.core.runs import RunDirectory
 MODULE = "bench.load_generator"
 _COMPARED_ROWS = 16
 _WARM_UP = WarmUp(calls=40, duration_s=0.5, most_s=10.0)
-_CLOSED_LOOP = Block(settle_calls=3, calls=100, call_by_call=True)
 # Loading, comparing and the closed loop; then what a run should take, thrice, and this much for LoadGen's own work.
 _PREPARING_LIMIT_S = 300.0
 _LIMIT_S = 60.0
 _LIMIT_FACTOR = 3.0
-_MOST_BOUND_S = 60.0
+MOST_BOUND_S = 60.0  # More is no bound that anybody would wait for.
 _SERVER_SHARE = 0.5  # Of the closed loop's rate, where no bound was asked for.
 
 
@@ -109,10 +111,10 @@ def run_scenarios(
     A scenario that fails is a result with its reason, never the end. `latency_bound_s` makes the server a search;
     raises UsageError for a bound that is none.
     """
-    if latency_bound_s is not None and not 0 < latency_bound_s <= _MOST_BOUND_S:
+    if latency_bound_s is not None and not 0 < latency_bound_s <= MOST_BOUND_S:
         raise UsageError(
             f"The latency bound is {latency_bound_s * 1000:g} ms.",
-            hint=f"Give more than 0 and at most {_MOST_BOUND_S * 1000:.0f}.",
+            hint=f"Give more than 0 and at most {MOST_BOUND_S * 1000:.0f}.",
         )
     results = []
     with progress.task(f"{subject.trial.run} {subject.trial.identifier} under load", total=len(scenarios)) as task:
@@ -159,12 +161,10 @@ def _measured(subject: Subject, draft: ScenarioResult, plan: LoadPlan) -> dict[s
     if folder.is_dir():
         shutil.rmtree(folder)  # The logs of an earlier measurement beside those of this one would be its evidence.
     with ExitStack() as stack:
-        worker = prepared_worker(subject, stack, folder / "process.log")
-        timed = worker.ask(_CLOSED_LOOP, Timed, limit_s=_PREPARING_LIMIT_S)
-        driver = _Driver(
-            worker=worker, folder=folder, closed_loop_s=timed.end_to_end_s, batch_size=subject.trial.batch_size
-        )
-        fields: dict[str, Any] = {"closed_loop_s": timed.end_to_end_s}
+        worker = prepared_worker(subject, stack, folder / "process.log", quiet_within_s=plan.quiet_within_s)
+        loop = measured_closed_loop(worker)
+        driver = _Driver(worker=worker, folder=folder, closed_loop_s=loop.calls_s, batch_size=subject.trial.batch_size)
+        fields: dict[str, Any] = {"closed_loop_s": loop.calls_s, "closed_loop_foreign_cores": loop.foreign_cores}
         if draft.scenario == "server" and draft.latency_bound_s is not None:
             fields |= _searched(driver, draft.latency_bound_s, plan)
         elif draft.scenario == "offline":
@@ -175,8 +175,13 @@ def _measured(subject: Subject, draft: ScenarioResult, plan: LoadPlan) -> dict[s
     return fields
 
 
-def prepared_worker(subject: Subject, stack: ExitStack, log: Path) -> WorkerProcess:
-    """Start a process on the stack, and load, compare and warm up the model in it; raises BackendError."""
+def prepared_worker(subject: Subject, stack: ExitStack, log: Path, *, quiet_within_s: float) -> WorkerProcess:
+    """Wait for a quiet machine, start a process on the stack, and load, compare and warm up the model in it.
+
+    Raises BackendError. A machine that does not become quiet is measured on all the same: the record says so.
+    """
+    if quiet_within_s:
+        wait_until_quiet(quiet_within_s)
     worker = started_worker(stack, log, module=MODULE, limit_s=_PREPARING_LIMIT_S)
     worker.ask(subject.prepare(), Prepared)
     worker.ask(_WARM_UP, WarmedUp)

@@ -33,8 +33,8 @@ _MOST_CONFIRMATIONS = 5
 class SearchPlan:
     """Queries of a probe and of the confirming run, the resolution as a fraction of the rate, and limits of time.
 
-    One limit is on all probes, the other on all confirming runs; after the first, none is begun that is foreseen to
-    go beyond it.
+    One limit is on all probes, and none is begun that is foreseen to go beyond it, not even the first; the other is on
+    all confirming runs, of which the first is always begun, and after it none that would go beyond.
     """
 
     probe_queries: int

@@ -19,7 +19,7 @@ from bench.time_statistics import Ratio, ratio_of_independent, word_for_ratio
 from bench.timings import process_medians_s, speed_up, typical_call_s
 
 # What must be the same for a time to mean the same; package versions may be the very thing that is compared.
-_MACHINE = ("processor", "cores", "memory_bytes")
+_MACHINE = ("processor", "cores", "memory_bytes", "gpus")
 
 
 class TimeComparison(BaseModel):

@@ -58,7 +58,8 @@ class CudaMemory:
         device_address = int(self._done(cuda_runtime.cudaMalloc(size_bytes)))
         self._release.callback(lambda: self._done(cuda_runtime.cudaFree(device_address)))
         pinned = memoryview((ctypes.c_ubyte * size_bytes).from_address(host_address)).cast("B")
-        return Transfer(host=np.frombuffer(pinned, dtype=dtype).reshape(shape), device_address=device_address)
+        host = np.frombuffer(pinned, dtype=dtype).reshape(shape)
+        return Transfer(host=host, host_address=host_address, device_address=device_address)
 
     def copy_to_device(self, memory: Transfer) -> None:
         kind = self._cuda_runtime.cudaMemcpyKind.cudaMemcpyHostToDevice

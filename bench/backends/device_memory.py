@@ -25,14 +25,14 @@ _PYCUDA = (
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """One tensor twice: page-locked host memory seen as an array, and its place on the device."""
+    """One tensor twice: page-locked host memory seen as an array, and its place on the device.
+
+    `host_address` is the array's. Asking numpy for it at every copy took 23 us, within what is timed.
+    """
 
     host: npt.NDArray[Any]
+    host_address: int
     device_address: int
-
-    @property
-    def host_address(self) -> int:
-        return int(self.host.ctypes.data)
 
 
 class DeviceMemory(Protocol):

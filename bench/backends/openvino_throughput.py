@@ -32,19 +32,23 @@ class OpenvinoThroughput(OpenvinoCpu):
         self._inputs = [each.get_input_tensor(0).data for each in self._queue]
 
     def submit(self, images: Images) -> None:
-        """Copy the images into the next idle request and start it; wait for one where none is idle."""
-        # It stays the first in line until it is started: this thread is the only one that starts any.
-        self._inputs[self._queue.get_idle_request_id()][:] = images
-        self._queue.start_async()
+        """Copy the images into the next idle request and start it; wait for one where none is idle.
+
+        Raises BackendError where a request failed, this one or one before it.
+        """
+        try:
+            # It stays the first in line until it is started: this thread is the only one that starts any.
+            self._inputs[self._queue.get_idle_request_id()][:] = images
+            self._queue.start_async()
+        except RuntimeError as error:
+            raise _failed(error) from error
 
     def wait(self) -> None:
         """Wait for every request; raise BackendError where one failed."""
         try:
             self._queue.wait_all()
         except RuntimeError as error:
-            raise BackendError(
-                f"OpenVINO failed: {error}", hint="Export it again: `harness export --force`."
-            ) from error
+            raise _failed(error) from error
 
     def describe(self) -> Description:
         described = super().describe()
@@ -60,3 +64,7 @@ class OpenvinoThroughput(OpenvinoCpu):
         self._inputs.clear()
         del self._queue
         super().close()
+
+
+def _failed(error: RuntimeError) -> BackendError:
+    return BackendError(f"OpenVINO failed: {error}", hint="Export it again: `harness export --force`.")

@@ -44,7 +44,7 @@ class PycudaMemory:
             self._release.callback(host.base.free)
             allocation = self._driver.mem_alloc(host.nbytes)
             self._release.callback(allocation.free)  # This names it, too, which keeps it.
-        return Transfer(host=host, device_address=int(allocation))
+        return Transfer(host=host, host_address=int(host.ctypes.data), device_address=int(allocation))
 
     def copy_to_device(self, memory: Transfer) -> None:
         with self._told():

@@ -30,6 +30,8 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt-rtx",
 )
+# One folder for every GPU that the driver sees.
+_GPUS = Path("/proc/driver/nvidia/gpus")
 # Virtual machines of several generations, one twice as fast as the other, are all named "AMD EPYC".
 _GENERATION = ("cpu family", "model", "stepping")
 
@@ -40,8 +42,8 @@ def core_count() -> int:
 
 
 def machine_description() -> dict[str, JsonValue]:
-    """Return processor, memory, system and package versions, for the record."""
-    return {
+    """Return processor, memory, system, package versions and, where there are any, the GPUs, for the record."""
+    described: dict[str, JsonValue] = {
         "processor": _processor_name(),
         "cores": core_count(),
         "memory_bytes": _memory_bytes(),
@@ -49,6 +51,15 @@ def machine_description() -> dict[str, JsonValue]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
+    gpus = _gpu_names()
+    return described | {"gpus": gpus} if gpus else described
+
+
+def _gpu_names() -> list[JsonValue]:
+    """Return the model of every NVIDIA GPU, as the driver names it; none where there is no driver."""
+    files = sorted(_GPUS.glob("*/information"))
+    first_lines = [path.read_text(encoding="utf-8").split("\n", 1)[0] for path in files]
+    return [line.partition(":")[2].strip() for line in first_lines]  # "Model:  NVIDIA H100".
 
 
 def _version(name: str) -> str | None:

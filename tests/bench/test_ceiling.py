@@ -30,7 +30,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return _TINY.model_copy(update={"device": device, "threads": threads})
 
     monkeypatch.setattr(ceiling_module, "request_for", request)
-    monkeypatch.setattr(ceiling_module, "_wait_for_quiet", lambda _: None)
+    monkeypatch.setattr("bench.timing.wait_until_quiet", lambda _: True)
 
 
 def test_a_child_process_measures_every_operation_in_the_precision_that_it_really_runs_in(tmp_path: Path) -> None:
@@ -91,18 +91,26 @@ def test_a_disturbed_ceiling_is_measured_again_and_the_better_of_both_counts(tmp
     assert second.rates[1].duration_s != [1e6]
 
 
-def test_quiet_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = iter([1.0, 0.0, 0.5, 0.1, None, 2.0])
+def test_quiet_is_waited_for_before_a_measurement_and_not_for_a_stored_one(
+    tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr("bench.timing.wait_until_quiet", waited_s.append)
+    first = ensured_ceiling(tmp_path, threads=1)
+    assert waited_s == [15.0]
+    ceiling_path(tmp_path, "cpu", 1).write_text(first.model_copy(update={"foreign_cores": 0.0}).model_dump_json())
+    ensured_ceiling(tmp_path, threads=1)
+    assert waited_s == [15.0]
 
-    class Told:
-        def cores(self, *, worker_cpu_s: float) -> float | None:
-            return next(told)
 
-    monkeypatch.setattr(ceiling_module, "ForeignLoad", Told)
-    monkeypatch.setattr(ceiling_module, "_WINDOW_S", 0.0)
-    ceiling_module._wait_for_quiet(600.0)
-    assert next(told) == 2.0
-    ceiling_module._wait_for_quiet(0.0)  # Asks nobody any more.
+def test_the_process_that_measures_is_started_as_every_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    # Which holds Ctrl-C until the process is on the stack that ends it.
+    monkeypatch.setattr(ceiling_module, "started_worker", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure_ceiling(_TINY, tmp_path / "ceiling.log")
 
 
 def test_the_work_is_what_the_projects_own_count_says_of_the_very_graphs() -> None:

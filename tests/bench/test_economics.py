@@ -82,23 +82,28 @@ def test_only_what_nothing_beats_in_both_is_marked() -> None:
     assert pareto_points(equal) == equal
 
 
-def test_what_is_saved_is_against_eager_at_the_same_batch_size_and_threads() -> None:
-    eager = _point(8, 50, artifact="eager", backend="pytorch")
-    other = [_point(1, 40, artifact="eager", backend="pytorch"), _point(8, 45, artifact="eager", threads=1)]
-    fast = _point(8, 100, build_s=8.0, calibration_s=2.0)
-    points = [*other, eager, fast]
-    assert saved_s_per_image(points, fast) == pytest.approx(0.01)
-    assert saved_s_per_image(points, eager) == 0
-    assert saved_s_per_image(points, _point(4, 100)) is None
-    assert saved_s_per_image(points, _point(8, None)) is None
-    assert saved_s_per_image([_point(8, None, artifact="eager"), fast], fast) is None
-    found = break_even_of(points, fast, 500)
+def test_in_a_queue_only_throughput_ranks() -> None:
+    fast, many = _point(1, 100), _point(8, 150)
+    best, second = (_point(8, rate, backend="openvino-throughput", median_s=None) for rate in (160, 155))
+    other_run = _point(1, 1, run="s", median_s=None)
+    # A queue's throughput beats nothing that has a latency, which the queue's own is not known to be below.
+    assert pareto_points([fast, many, second, best, other_run]) == [fast, many, best, other_run]
+    behind = _point(8, 140, backend="openvino-throughput", median_s=None)
+    assert pareto_points([fast, many, behind]) == [fast, many]
+
+
+def test_what_is_saved_is_by_the_speed_up_within_one_session() -> None:
+    # Twice as fast as eager, which then takes 20 ms an image, whatever eager's own record says.
+    fast = _point(8, 100, speed_up=2.0, build_s=8.0, calibration_s=2.0)
+    assert saved_s_per_image(fast) == pytest.approx(0.01)
+    assert saved_s_per_image(_point(8, 100, speed_up=0.5)) == pytest.approx(-0.005)
+    assert saved_s_per_image(_point(8, 100)) is None
+    assert saved_s_per_image(_point(8, None, speed_up=2.0)) is None
+    found = break_even_of(fast, 500)
     assert found is not None
     assert (found.images, found.days) == (pytest.approx(1000), pytest.approx(2))
-    assert break_even_of(points, _point(8, 100), 500) is None
-    assert break_even_of(points, _point(8, 40, build_s=1.0), 500) is None
-    assert fast.making_s == 10.0
-    assert eager.making_s is None
+    assert break_even_of(_point(8, 100, speed_up=2.0), 500) is None
+    assert break_even_of(_point(8, 40, speed_up=0.8, build_s=1.0), 500) is None
 
 
 def test_a_row_has_a_cell_for_every_column_and_leaves_out_what_nobody_measured() -> None:
@@ -106,7 +111,9 @@ def test_a_row_has_a_cell_for_every_column_and_leaves_out_what_nobody_measured()
     fast = _point(
         1,
         100,
+        speed_up=2.0,
         share_of_ceiling=0.941,
+        compute_floor_s=0.00941,
         memory_bytes=512_300_000,
         device_memory_bytes=90_000_000,
         load_s=0.25,
@@ -118,11 +125,11 @@ def test_a_row_has_a_cell_for_every_column_and_leaves_out_what_nobody_measured()
     rows = sweep_rows([eager, fast, failed], price_per_hour=0.36, images_per_day=1000)
     assert {len(row) for row in rows} == {len(SWEEP_COLUMNS)}
     assert rows[1] == [
-        *("r", "fp32", "openvino", "2", "1", "PASS", "10.00", "100.0", "94 %", "1", "knee, Pareto"),
+        *("r", "fp32", "openvino", "2", "1", "PASS", "10.00", "100.0", "94 %", "9.41", "1", "knee, Pareto"),
         *("512 + 90 on the GPU", "0.25", "21.3", "34.0 + 6.0 calibration", "4,000 images, 4 days"),
     ]
     assert rows[0][-1] == ""
-    assert rows[2] == ["r", "fp32", "openvino", "2", "8", "FAIL", *[""] * 10]
+    assert rows[2] == ["r", "fp32", "openvino", "2", "8", "FAIL", *[""] * 11]
     without = sweep_rows([eager, fast])
     assert without[1][SWEEP_COLUMNS.index("cost per million")] == ""
     assert without[1][-1] == "4,000 images"

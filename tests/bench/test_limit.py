@@ -1,4 +1,4 @@
-"""Shares of a ceiling and floors, held to figures worked out by hand."""
+"""Shares of a ceiling and the floor, held to figures worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.limit import (
     CEILING_COLUMNS,
     ceiling_flop_per_s,
     ceiling_rows,
+    compute_floor_s,
     effective_flop_of,
-    floors,
     share_of_ceiling,
 )
 from harness.core.onnx_flops import flops_from_onnx
@@ -72,6 +72,15 @@ def test_resnet18_at_8_3_ms_does_404_8_gflop_a_second_of_430(ceiling: Ceiling) -
         ("int8 + fp32", 1550),
         ("fp16", 430),
         ("fp16 + fp32", 430),
+        ("bf16 + fp32", 810),
+        # As the backends write them: PyTorch and ONNX Runtime on a GPU, engines of every kind.
+        ("fp32 (TF32 off)", 430),
+        ("int8-u8s8 (TF32 off)", 1550),
+        ("fp32 requested; layer types not told by the engine; FLOAT to FLOAT", 430),
+        ("bf16 requested; layers bf16, fp32; FLOAT to FLOAT", 810),
+        ("fp16 requested; layers fp16, fp32; HALF to HALF", 430),
+        ("int8 requested; layers fp16, fp32, int8; UINT8 to FLOAT", 1550),
+        ("torch.float16 (see departures)", None),
         ("unknown", None),
         ("torch.float64", None),
         ("", None),
@@ -90,6 +99,7 @@ def test_on_a_gpu_float16_has_its_own_ceiling_or_none(ceiling: Ceiling) -> None:
     rated = gpu.model_copy(update={"rates": [*gpu.rates, _rate("convolution", "fp16", 700_000)]})
     assert ceiling_flop_per_s("fp16", rated) == pytest.approx(7e14)
     assert ceiling_flop_per_s("int8 + fp16", rated) == pytest.approx(7e14)
+    assert ceiling_flop_per_s("fp16 requested; layers fp16, fp32; HALF to HALF", rated) == pytest.approx(7e14)
 
 
 def test_what_is_not_known_has_no_share(ceiling: Ceiling) -> None:
@@ -97,17 +107,11 @@ def test_what_is_not_known_has_no_share(ceiling: Ceiling) -> None:
     assert share_of_ceiling(_RESNET18_FLOP, 100.0, "unknown", ceiling) is None
 
 
-def test_floors_are_work_over_ceiling_and_weights_over_bandwidth(ceiling: Ceiling) -> None:
-    one = floors(_RESNET18_FLOP, 1, 44_700_000, "fp32", ceiling)
-    assert one.compute_s == pytest.approx(7.81e-3, rel=1e-3)
-    assert one.memory_s == pytest.approx(1.1175e-3)
-    assert one.bound_by == "compute"
-    assert floors(_RESNET18_FLOP, 8, 44_700_000, "fp32", ceiling).compute_s == pytest.approx(8 * 7.81e-3, rel=1e-3)
-    # A head of 400 MB on little work is bound by memory.
-    assert floors(1_000_000, 1, 400_000_000, "fp32", ceiling).bound_by == "memory"
-    unknown = floors(None, 1, None, "fp32", ceiling)
-    assert (unknown.compute_s, unknown.memory_s, unknown.bound_by) == (None, None, None)
-    assert floors(None, 1, 1, "fp32", ceiling).bound_by == "memory"
+def test_the_floor_of_a_call_is_its_work_over_the_ceiling(ceiling: Ceiling) -> None:
+    assert compute_floor_s(_RESNET18_FLOP, 1, "fp32", ceiling) == pytest.approx(7.81e-3, rel=1e-3)
+    assert compute_floor_s(_RESNET18_FLOP, 8, "fp32", ceiling) == pytest.approx(8 * 7.81e-3, rel=1e-3)
+    assert compute_floor_s(_RESNET18_FLOP, 1, "unknown", ceiling) is None
+    assert compute_floor_s(None, 1, "fp32", ceiling) is None
 
 
 def test_every_form_of_a_run_has_the_work_of_its_float32_file(

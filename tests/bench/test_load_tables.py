@@ -75,6 +75,11 @@ def test_foreign_load_and_quick_are_told() -> None:
     note = _cells(_result(run=_run(700, foreign_cores=0.4), quick=True))["note"]
     assert note.endswith("contended: others used up to 0.40 core; quick")
     assert "contended" not in _cells(_result(run=_run(700, foreign_cores=None)))["note"]
+    before = _result(run=_run(700), closed_loop_foreign_cores=0.2)
+    assert _cells(before)["note"].endswith("contended: others used up to 0.20 core")
+    assert before.contended
+    for quiet_cores in (None, 0.15):
+        assert not _result(run=_run(700), closed_loop_foreign_cores=quiet_cores).contended
 
 
 def test_offline_has_a_rate_and_no_latency() -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import scenarios, worker_process
+from bench import load_closed_loop, scenarios, worker_process
 from bench.early_stopping import holds, upper_estimate
 from bench.load_log import detail_from_folder
 from bench.load_messages import Drive, Driven
-from bench.load_plan import LoadPlan
+from bench.load_plan import FULL_LOAD, QUICK_LOAD, LoadPlan
 from bench.load_records import ScenarioResult, load_folder, scenario_sentence, scenarios_of_run
 from bench.load_settings import LoadSettings
 from bench.load_tables import PROBE_COLUMNS, SCENARIO_COLUMNS, probe_rows, scenario_rows
@@ -73,6 +73,37 @@ def test_single_stream_has_every_latency_that_loadgens_log_speaks_of(make_subjec
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_closed_loop_that_others_disturbed_makes_a_record_that_is_not_kept(
+    make_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crowded:
+        def cores(self, *, worker_cpu_s: float) -> float:
+            assert worker_cpu_s > 0
+            return 0.4
+
+    monkeypatch.setattr(load_closed_loop, "ForeignLoad", Crowded)
+    subject = make_subject(batch_size=4)
+    result = _only(run_scenarios(subject, ["offline"], SILENT, plan=_PLAN))
+    assert result.status == "measured", result.reason
+    assert result.closed_loop_foreign_cores == 0.4
+    assert result.contended
+    assert scenarios_of_run(subject.run) == [result]
+
+
+@pytest.mark.parametrize(("within_s", "waits"), [(60.0, [60.0]), (0.0, [])])
+def test_a_quiet_machine_is_waited_for_before_the_model_is_prepared(
+    make_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch, within_s: float, waits: list[float]
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(scenarios, "wait_until_quiet", waited_s.append)
+    # Answers that do not fit end it right after.
+    plan = replace(_PLAN, quiet_within_s=within_s)
+    result = _only(run_scenarios(make_subject(shift=0.1), ["single-stream"], SILENT, plan=plan))
+    assert "answers otherwise" in result.reason
+    assert waited_s == waits
+    assert (FULL_LOAD.quiet_within_s, QUICK_LOAD.quiet_within_s) == (60.0, 0.0)
+
+
 def test_multi_stream_counts_queries_of_eight_by_their_last_sample(make_subject: MakeSubject, batch_size: int) -> None:
     result = _only(run_scenarios(make_subject(batch_size=batch_size), ["multi-stream"], SILENT, plan=_PLAN))
     assert result.status == "measured", result.reason
@@ -203,6 +234,7 @@ def _started(
     monkeypatch.setattr(sys, "executable", str(program))
     # Turning is by calls, so their number must be known: 7 answers, then these and the closed loop's 103.
     monkeypatch.setattr(scenarios, "_WARM_UP", scenarios.WarmUp(calls=5, duration_s=0.0))
+    monkeypatch.setattr(load_closed_loop, "_MOST_ATTEMPTS", 1)
 
 
 def test_a_server_with_a_bound_records_every_rate_that_was_tried(

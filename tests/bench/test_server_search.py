@@ -121,6 +121,12 @@ def test_a_search_is_cut_before_a_probe_that_would_exceed_its_time() -> None:
     assert "cut at its limit of 30 s" in found.words
 
 
+def test_not_even_the_first_probe_is_begun_that_would_exceed_the_time_of_a_search() -> None:
+    found = _found(Queue(), 0.030, replace(_PLAN, limit_s=13.0))  # 662 queries at 50 a second take 13.2 s.
+    assert (found.probes, found.rate_per_s) == ([], None)
+    assert found.words == "the search was cut at its limit of 13 s, below 100.0 a second, where none had held"
+
+
 def test_a_rate_that_does_not_hold_again_is_lowered_until_one_does() -> None:
     queue = Queue(worse_by=lambda name: 1.05 if name == "confirming-1" else 1.0)
     found = _found(queue, 0.030)

@@ -89,12 +89,23 @@ def test_a_trial_is_a_point_with_its_share_of_the_ceiling(run: RunDirectory, tmp
     assert [point.share_of_ceiling for point in points] == pytest.approx(
         [each * flop / 1e12 for each in (20, 100, 200)]
     )
+    assert [point.compute_floor_s for point in points] == pytest.approx([flop / 1e12, flop / 1e12, 8 * flop / 1e12])
+    # Paired with eager's block of the same round, 0.05 s; eager is not paired with itself.
+    assert [point.speed_up for point in points] == [None, pytest.approx(5.0), pytest.approx(1.25)]
     assert points[0].build_s is None
     assert points[1].build_s is not None
     assert points[1].memory_bytes == 100_000_000
 
 
-@pytest.mark.parametrize("changes", [{"machine": {"processor": "another"}}, {"threads": 1}, {"device": "cuda"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"machine": {"processor": "another"}},
+        {"machine": {**_MACHINE, "gpus": ["NVIDIA L4"]}},
+        {"threads": 1},
+        {"device": "cuda"},
+    ],
+)
 def test_a_ceiling_of_another_machine_or_setting_is_none(
     run: RunDirectory, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -103,11 +114,6 @@ def test_a_ceiling_of_another_machine_or_setting_is_none(
     (point,) = sweep_points(run, results, ceilings)
     assert point.share_of_ceiling is None
     assert point.images_per_s == pytest.approx(100.0)
-
-
-def test_the_gpus_of_a_ceilings_machine_do_not_make_it_another(run: RunDirectory, tmp_path: Path) -> None:
-    changed = {"machine": {**_MACHINE, "gpus": ["one"]}}
-    assert len(ceilings_of(_stored(tmp_path, **changed), [_result("fp32", 0.01)])) == 1
 
 
 def test_the_report_has_sweep_cost_ceiling_and_noise(copied_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ def test_eager_itself_is_compared_by_its_times() -> None:
     [
         (_result(_six(0.010), processor="b"), "another machine: processor a -> b"),
         (_result(_six(0.010), cores=4), "another machine: cores 2 -> 4"),
+        (_result(_six(0.010), gpus=["NVIDIA L4"]), "another machine: gpus None -> ['NVIDIA L4']"),
         (_result(_six(0.010, mode="strict")), "another protocol: full -> strict"),
     ],
 )
