@@ -173,4 +173,4 @@ def test_ctrl_c_in_bench_ends_with_130_leaves_no_worker_and_the_next_command_com
     assert _hashes(copied, "runs/d2/*", "runs/d2/export/*") == kept
     done = _run(copied, *_BENCH, "--backend", "onnxruntime")
     assert done.returncode == 0, done.stderr
-    assert len(list(bench.glob("*.json"))) == 1
+    assert len(list(bench.glob("*.onnxruntime.*.json"))) == 1
