@@ -54,6 +54,10 @@ class WithoutCopies(Passing):
         super().__init__(backend)
         self._shared = backend
 
+    @property
+    def request_count(self) -> int:
+        return self._shared.request_count
+
     def submit(self, images: Images) -> None:  # noqa: ARG002  # they are not copied
         self._shared.queue.get_idle_request_id()
         self._shared.queue.start_async()
