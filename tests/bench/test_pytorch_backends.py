@@ -72,10 +72,12 @@ def test_a_network_that_would_be_left_to_eager_in_part_is_refused() -> None:
     assert "--backend pytorch" in caught.value.hint
 
 
-def test_a_compiler_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
-    with pytest.raises(BackendError, match=r"torch\.compile failed"):
+def test_a_compiler_that_is_not_there_is_told() -> None:
+    from torch._inductor import config
+
+    # The library's own way to change a setting: what monkeypatch puts back is not found again afterwards.
+    changed = config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True})
+    with changed, pytest.raises(BackendError, match=r"torch\.compile failed"):
         Compilation(_Small(), torch.zeros(3, 3, 5, 7))
 
 
