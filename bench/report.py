@@ -5,8 +5,6 @@ report.md is for people, report.csv has one row per trial, report.json holds the
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from bench.flips import Flip, write_flips
 from bench.judging import recomputed
 from bench.loads import Loads, load_lines, loads_json, loads_of_results
 from bench.pytest_benchmark_json import write_pytest_benchmark_json
+from bench.report_csv import csv_text
 from bench.report_time import NO_ECONOMICS, Economics, Speed, speed_of_run, time_json, time_lines
 from bench.results import TrialResult, results_from_folder
 from bench.tables import (
@@ -34,9 +33,7 @@ from bench.tables import (
     operating_rows,
     parity_rows,
 )
-from bench.time_statistics import Ratio
 from bench.time_tables import Session, sessions_of
-from bench.timings import TimingSummary
 from bench.trials import is_stale, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
@@ -112,7 +109,7 @@ def write_report(
     texts = {
         "report.md": _markdown(reports, problems, economics),
         "report.json": to_json(_json(reports, problems, economics), indent=1).decode() + "\n",
-        "report.csv": _csv(reports),
+        "report.csv": csv_text((report.record.contract, report.results) for report in reports),
     }
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
@@ -359,48 +356,3 @@ def _trial_json(sessions: dict[str, Session], result: TrialResult) -> dict[str, 
         "noise": noise.model_dump() if noise else None,
         "session": result.timing.session if result.timing else None,
     }
-
-
-_CSV_COLUMNS = (
-    *("run", "variant", "backend", "precision", "batch_size", "threads", "status", "verdict", "step", "reason"),
-    *("images", "agreement", "accuracy", "reference_accuracy", "max_abs_dp", "changed_answers", "mcnemar_p"),
-    *("reference_macro_f1", "macro_f1", "reference_brier", "brier", "reference_ece", "ece", "kl", "other_images"),
-    *("other_changed_answers", "calls", "processes", "rejected_rounds", "contended", "queued"),
-    *("latency_s", "latency_low_s", "latency_high_s", "compute_s", "compute_low_s", "compute_high_s"),
-    *("device_median_s", "p90_s", "p90_low_s", "p90_high_s", "p99_s", "p99_low_s", "p99_high_s", "largest_s"),
-    *("images_per_s", "speed_up_over_eager", "speed_up_low", "speed_up_high", "drift", "largest_foreign_cores"),
-    *("load_s", "first_call_s", "peak_memory_bytes", "device_memory_bytes"),
-    *("artifact_size_bytes", "image_px", "synthetic"),
-)
-
-
-def _csv(reports: list[_RunReport]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for report in reports:
-        for result in report.results:
-            summary, ratio = result.summary, result.speed_up
-            row: dict[str, Any] = result.trial.model_dump() | {"status": result.status, "reason": result.reason}
-            if result.verdict is not None:
-                row |= {"verdict": result.verdict.word.value, **result.verdict.model_dump(exclude={"word"})}
-            row |= result.parity.model_dump() if result.parity else {}
-            row |= _time_columns(summary, ratio)
-            contract = report.record.contract
-            row |= {"artifact_size_bytes": result.artifact_size_bytes, "synthetic": contract.synthetic}
-            row |= {"image_px": contract.preprocessing.crop_px}
-            writer.writerow(row)
-    return text.getvalue()
-
-
-def _time_columns(summary: TimingSummary | None, ratio: Ratio | None) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    if summary is not None:
-        columns |= summary.model_dump(exclude={"latency", "compute", "p90", "p99"})
-        for name in ("latency", "compute", "p90", "p99"):
-            interval = getattr(summary, name)
-            if interval is not None:
-                columns |= {f"{name}_s": interval.value, f"{name}_low_s": interval.low, f"{name}_high_s": interval.high}
-    if ratio is not None:
-        columns |= {"speed_up_over_eager": ratio.estimate, "speed_up_low": ratio.low, "speed_up_high": ratio.high}
-    return columns

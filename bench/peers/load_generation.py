@@ -6,7 +6,6 @@ end to end, and Python's way in and out of the callback: 20 to 50 us.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
@@ -16,13 +15,13 @@ import numpy as np
 
 from bench.backends.interface import Backend, Images
 from bench.backends.openvino_cpu import OpenvinoCpu
+from bench.load_log import detail_from_folder
 from bench.peers.alternating import Extent, alternated
 from bench.peers.network import CLASS_COUNT
 from bench.peers.subject import SETTLE_CALLS, OpenWorker, Subject, loaded
 from bench.peers.telling import Line
 from harness.core.errors import BackendError
 
-_MARK = ":::MLLOG "
 _P50 = "result_50.00_percentile_latency_ns"
 # LoadGen prepares its queries beforehand, from this and the time that it is told: none.
 _EXPECTED_NS = 1_000_000
@@ -112,23 +111,14 @@ def _p50_s(served: _Served, calls: int, image_count: int, folder: Path) -> float
         mlperf_loadgen.DestroySUT(system)
     if served.failure is not None:
         raise served.failure
-    detail = _detail(folder / "mlperf_log_detail.txt")
+    detail = detail_from_folder(folder)
     queries, errors = detail.get("result_query_count"), detail.get("num_errors")
     if (queries, errors) != (calls, 0):
         raise BackendError(
             f"LoadGen counted {queries} queries of {calls}, {errors} errors.",
             hint=f"Its logs are in {folder}.",
         )
-    return float(detail[_P50]) / 1e9
-
-
-def _detail(path: Path) -> dict[str, Any]:
-    entries = [
-        json.loads(line.removeprefix(_MARK))
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.startswith(_MARK)
-    ]
-    return {each["key"]: each["value"] for each in entries}
+    return float(str(detail[_P50])) / 1e9
 
 
 def _ignored(indices: Sequence[int]) -> None:
