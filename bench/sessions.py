@@ -131,7 +131,8 @@ def _sets_done(members: list[TrialResult], plan: Plan) -> int:
     if not timings or len(timings) < len(members) or len(twins) != 1:
         return 0
     first = timings[0]
-    as_planned = (first.mode, first.planned_instances, first.trials) == (plan.mode, plan.instances, len(members))
+    extent = (first.mode, first.planned_instances, first.planned_rounds, first.trials)
+    as_planned = extent == (plan.mode, plan.instances, plan.rounds, len(members))
     one_session = {each.session for each in (*timings, *twins)} == {first.session}
     return min(len(each.instances) for each in (*timings, *twins)) if as_planned and one_session else 0
 

@@ -64,8 +64,8 @@ class Plan:
 
 
 # /proc/stat counts in hundredths of a second: shorter blocks could not tell 0.15 core from nothing.
-FULL = Plan(mode="full", instances=6, rounds=6, calls=12, block_s=0.25, warm_up_calls=40, quiet_within_s=60.0)
-STRICT = replace(FULL, mode="strict", instances=12)
+FULL = Plan(mode="full", instances=8, rounds=8, calls=12, block_s=0.25, warm_up_calls=40, quiet_within_s=60.0)
+STRICT = replace(FULL, mode="strict", instances=12, rounds=12)
 QUICK = Plan(
     mode="quick", instances=1, rounds=3, calls=4, block_s=0.25, warm_up_calls=5, settle_calls=1, most_block_s=1.0
 )

@@ -232,7 +232,7 @@ def inspect_command(files: tuple[Path, ...], as_json: bool) -> None:
 def bench(runs: tuple[str, ...], runs_folder: Path, as_json: bool, require_pass: bool, **options: Any) -> None:
     """Prove parity on the test split, then time what did not fail.
 
-    Every artifact is compared with the golden answers of its own checkpoint. Six processes of each are then timed in
+    Every artifact is compared with the golden answers of its own checkpoint. Eight processes of each are then timed in
     turn with all others, and each must first answer as the one did that was judged. Interrupted, it goes on after the
     last finished set of processes. Exit code 3 where a verdict is FAIL.
     """

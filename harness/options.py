@@ -199,7 +199,7 @@ def bench_options(command: Callable[..., None]) -> Callable[..., None]:
             help="One process each and few calls: seconds, no intervals; marked so in every report.",
         ),
         click.option("--untimed", "mode", flag_value="untimed", help="Verdicts only."),
-        click.option("--strict", "mode", flag_value="strict", help="12 sets of processes instead of 6."),
+        click.option("--strict", "mode", flag_value="strict", help="12 sets of 12 rounds instead of 8 of 8."),
         click.option(
             "--scenario",
             "scenarios",

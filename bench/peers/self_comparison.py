@@ -47,6 +47,7 @@ class SelfComparison(BaseModel):
     threads: int
     mode: Mode
     instances: int
+    rounds: int
     created: str
     attempts: int
     contended: bool
@@ -90,13 +91,17 @@ class Series:
 
     def _kept(self, kind: Kind, number: int) -> SelfComparison | None:
         """Return the comparison in the file, None where it is of something else or was contended."""
-        extent = (self.subject.threads, self.plan.mode, self.plan.instances)
-        wanted = (kind, number, sha256_from_file(self.subject.model), *extent)
-        for each in self._finished():
-            found = (each.kind, each.number, each.model_sha256, each.threads, each.mode, each.instances)
-            if found == wanted and not each.contended:
-                return each
-        return None
+        wanted = {
+            "kind": kind,
+            "number": number,
+            "model_sha256": sha256_from_file(self.subject.model),
+            "threads": self.subject.threads,
+            "mode": self.plan.mode,
+            "instances": self.plan.instances,
+            "rounds": self.plan.rounds,
+            "contended": False,
+        }
+        return next((each for each in self._finished() if each.model_dump(include=set(wanted)) == wanted), None)
 
     def _finished(self) -> list[SelfComparison]:
         """Return what the file holds; raise BackendError where that is something else."""
@@ -123,6 +128,7 @@ class Series:
             threads=self.subject.threads,
             mode=self.plan.mode,
             instances=self.plan.instances,
+            rounds=self.plan.rounds,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             attempts=attempt,
             contended=contended,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,7 +117,8 @@ def _comparison(**changes: Any) -> SelfComparison:
         "model_sha256": "0" * 64,
         "threads": 2,
         "mode": "full",
-        "instances": 6,
+        "instances": 8,
+        "rounds": 8,
         "created": "2026-11-25T00:00:00+00:00",
         "attempts": 1,
         "contended": False,
@@ -197,6 +199,13 @@ def test_another_model_is_another_series_and_a_finished_one_is_put_aside(
     assert not series.path.exists()
     (kept,) = series.path.parent.glob("series-*.jsonl")
     assert len(kept.read_text().splitlines()) == 2
+
+
+def test_comparisons_of_another_length_are_not_taken_for_these(series: Series, sessions: SimpleNamespace) -> None:
+    shorter = replace(series, plan=replace(FULL, rounds=2))
+    for each in (shorter, series, shorter):
+        each.compared("same", 1, lambda said: None)
+    assert sessions.asked == ["same 0 1"] * 2
 
 
 def test_a_file_that_is_no_series_is_an_error_in_words(series: Series, sessions: SimpleNamespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,13 @@ def test_six_sets_of_all_that_did_not_fail_with_a_twin_of_the_quickest(bench: Be
     )
     baseline = "eager.pytorch.b1.t1"
     names = [baseline, "a.onnxruntime.b1.t1", "b.onnxruntime.b1.t1", "b.onnxruntime.b1.t1 (twin)"]
-    assert bench.sets == [(number, names, baseline) for number in range(6)]
+    assert bench.sets == [(number, names, baseline) for number in range(FULL.instances)]
     assert results["wrong"].timing is None
     for name in ("eager", "a", "b"):
         timing = results[name].timing
         assert timing is not None
         assert timing.complete
-        assert [each.number for each in timing.instances] == list(range(6))
+        assert [each.number for each in timing.instances] == list(range(FULL.instances))
         assert (results[name].twin is not None) is (name == "b")
         assert bench.kept[results[name].trial.identifier] == results[name]
 
@@ -131,11 +132,21 @@ def test_an_interruption_loses_one_set_and_the_next_run_goes_on_in_the_same_sess
     assert not any(each.timing.complete for each in kept if each.timing)
     bench.interrupted_at, bench.sets = None, []
     results = bench.run(*kept)
-    assert [each[0] for each in bench.sets] == [4, 5]
+    assert [each[0] for each in bench.sets] == [4, 5, 6, 7]
     assert {each.timing.session for each in results.values() if each.timing} == {
         each.timing.session for each in kept if each.timing
     }
     assert all(each.timing.complete for each in results.values() if each.timing)
+
+
+def test_a_session_of_other_rounds_is_not_gone_on_with(bench: Bench) -> None:
+    bench.interrupted_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(_result("pytorch"), _result("a"), plan=replace(FULL, rounds=2))
+    kept = [bench.kept[f"{name}.b1.t1"] for name in ("eager.pytorch", "a.onnxruntime")]
+    bench.interrupted_at, bench.sets = None, []
+    bench.run(*kept)
+    assert [each[0] for each in bench.sets] == list(range(FULL.instances))
 
 
 def test_what_is_complete_is_not_measured_again_unless_asked(bench: Bench) -> None:
@@ -144,12 +155,12 @@ def test_what_is_complete_is_not_measured_again_unless_asked(bench: Bench) -> No
     assert bench.run(*first.values()) == first
     assert bench.sets == []
     again = bench.run(*first.values(), again=True)
-    assert len(bench.sets) == 6
+    assert len(bench.sets) == FULL.instances
     assert again["a"].timing.session != first["a"].timing.session  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    ("had", "asked", "sets"), [(STRICT, FULL, 0), (FULL, STRICT, 12), (QUICK, FULL, 6), (FULL, QUICK, 0)]
+    ("had", "asked", "sets"), [(STRICT, FULL, 0), (FULL, STRICT, 12), (QUICK, FULL, 8), (FULL, QUICK, 0)]
 )
 def test_a_longer_measurement_stands_for_a_shorter_one_and_not_the_other_way(
     bench: Bench, had: Plan, asked: Plan, sets: int
@@ -165,7 +176,7 @@ def test_a_new_trial_among_them_has_all_of_them_measured_again(bench: Bench) -> 
     first = bench.run(_result("pytorch"), _result("a"))
     bench.sets = []
     bench.run(*first.values(), _result("b"))
-    assert len(bench.sets) == 6
+    assert len(bench.sets) == FULL.instances
 
 
 @pytest.mark.parametrize("failing", ["a.onnxruntime.b1.t1", "a.onnxruntime.b1.t1 (twin)"])
@@ -177,7 +188,7 @@ def test_what_breaks_while_it_is_timed_has_no_verdict_and_the_others_go_on(bench
     assert results["b"].timing is not None
     assert results["b"].timing.complete
     assert bench.sets[-1][1] == ["eager.pytorch.b1.t1", "b.onnxruntime.b1.t1"]
-    assert timing_summary(results["b"].timing, 1).processes == 6
+    assert timing_summary(results["b"].timing, 1).processes == FULL.instances
 
 
 def test_untimed_leaves_all_as_it_is(bench: Bench) -> None:
@@ -199,7 +210,7 @@ def test_eager_that_breaks_stays_broken_and_is_no_yardstick_afterwards(bench: Be
     bench.fails = {2: _EAGER}
     results = bench.run(_result("pytorch"), _result("a"))
     assert (results["eager"].status, results["eager"].timing, results["eager"].verdict) == ("failed", None, None)
-    assert [baseline for _, _, baseline in bench.sets] == [_EAGER] * 3 + [None] * 3
+    assert [baseline for _, _, baseline in bench.sets] == [_EAGER] * 3 + [None] * (FULL.instances - 3)
     assert all(_EAGER not in names for _, names, _ in bench.sets[3:])
     assert results["a"].timing is not None
     assert results["a"].timing.complete
@@ -237,10 +248,10 @@ def test_an_interruption_between_two_records_loses_that_set_only(bench: Bench) -
     )
     bench.interrupted_at, bench.sets = None, []
     results = bench.run(behind, other)
-    assert [number for number, _, _ in bench.sets] == [3, 4, 5]
+    assert [number for number, _, _ in bench.sets] == list(range(3, FULL.instances))
     for result in results.values():
         assert result.timing is not None
-        assert [each.number for each in result.timing.instances] == list(range(6))
+        assert [each.number for each in result.timing.instances] == list(range(FULL.instances))
 
 
 def test_an_interrupted_session_is_not_gone_on_with_by_some_of_its_trials(bench: Bench) -> None:
@@ -250,7 +261,7 @@ def test_an_interrupted_session_is_not_gone_on_with_by_some_of_its_trials(bench:
     kept = [bench.kept[f"{name}.b1.t1"] for name in ("eager.pytorch", "a.onnxruntime")]
     bench.interrupted_at, bench.sets = None, []
     bench.run(*kept)
-    assert [number for number, _, _ in bench.sets] == list(range(6))
+    assert [number for number, _, _ in bench.sets] == list(range(FULL.instances))
 
 
 def test_a_quick_look_at_a_new_trial_leaves_the_long_measurements_alone(bench: Bench) -> None:

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from export.request import ExportRequest
 from export.tensorrt_builder import engine_from_onnx
 from harness.core.artifacts import Kind, verified_sidecar
 from harness.core.errors import ExportError, HarnessError, UsageError
+from harness.core.files import sha256_from_file
 from harness.core.progress import SILENT, Task
 from harness.core.runs import RunDirectory
 
@@ -109,21 +111,51 @@ class _Recorder:
         self.heard.append(message)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def _skip_where_addresses_stay_random(randomisation: object) -> None:
+    if randomisation == "on":
+        pytest.skip("address randomisation cannot be switched off here: personality(2) is refused")
+
+
+def _two_of_three_agree(digests: Iterable[str]) -> bool:
+    """Tell whether two of three builds are the same; the third is made only where the first two differ.
+
+    On cores that others keep busy one build in some dozens differs from all others in a byte (decision 12). Where a
+    build depended on its folder or its environment no two would agree.
+    """
+    seen: list[str] = []
+    for digest in islice(digests, 3):
+        if digest in seen:
+            return True
+        seen.append(digest)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("precision", "changed"),
+    [
+        ("fp32", {}),
+        ("fp32", {"options": EngineOptions(targets=("SM89",), tf32=True)}),
+        ("fp16", {}),
+        ("int8", {}),
+    ],
+    ids=["fp32", "options", "fp16", "int8"],
+)
 def test_the_same_model_gives_the_same_bytes_in_other_folders_and_environments(
-    precision: str, every_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, changed: dict[str, Any], every_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contents = []
-    for number, folder in enumerate((tmp_path / "a", tmp_path / ("long" * 40) / ("name" * 40))):
-        folder.mkdir(parents=True)
-        shutil.copy2(every_precision / "export" / f"{precision}.onnx", folder)
-        monkeypatch.setenv("SOMEBODYS_VARIABLE", "x" * 10_000 * number)
-        monkeypatch.chdir(folder)
-        path, built = _built(Path(f"{precision}.onnx") if number else folder / f"{precision}.onnx", folder)
-        if built.address_randomisation == "on":
-            pytest.skip("address randomisation cannot be switched off here: personality(2) is refused")
-        contents.append(path.read_bytes())
-    assert contents[0] == contents[1]
+    def digests() -> Iterator[str]:
+        for number in count():
+            folder = tmp_path / ("long" * 40 * bool(number)) / ("name" * 10 * number)
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(every_precision / "export" / f"{precision}.onnx", folder)
+            monkeypatch.setenv("SOMEBODYS_VARIABLE", "x" * 10_000 * number)
+            monkeypatch.chdir(folder)
+            onnx_path = Path(f"{precision}.onnx") if number else folder / f"{precision}.onnx"
+            path, built = _built(onnx_path, folder, **changed)
+            _skip_where_addresses_stay_random(built.address_randomisation)
+            yield sha256_from_file(path)
+
+    assert _two_of_three_agree(digests())
 
 
 def test_an_export_again_gives_the_same_engine_and_its_sidecar_says_why(copied_run: Callable[[], Any]) -> None:
@@ -131,13 +163,18 @@ def test_an_export_again_gives_the_same_engine_and_its_sidecar_says_why(copied_r
     engine = folder / "export" / "fp32.rtx.engine"
     before = verified_sidecar(engine, kind=Kind.ENGINE, remedy="")
     assert before.details["targets"]
-    if before.details["address_randomisation"] == "on":
-        pytest.skip("address randomisation cannot be switched off here: personality(2) is refused")
-    (outcome,) = export_many([RunDirectory(folder)], _ENGINES, SILENT)
-    assert outcome.error is None
-    assert verified_sidecar(engine, kind=Kind.ENGINE, remedy="").sha256 == before.sha256
-    (made,) = [made for made in outcome.artifacts if made.path == engine]
-    assert "randomisation" not in made.note
+    _skip_where_addresses_stay_random(before.details["address_randomisation"])
+
+    def digests() -> Iterator[str]:
+        yield before.sha256
+        while True:
+            (outcome,) = export_many([RunDirectory(folder)], _ENGINES, SILENT)
+            assert outcome.error is None
+            (made,) = [made for made in outcome.artifacts if made.path == engine]
+            assert "randomisation" not in made.note
+            yield verified_sidecar(engine, kind=Kind.ENGINE, remedy="").sha256
+
+    assert _two_of_three_agree(digests())
     assert list((folder / "export").glob(".*")) == []
 
 
