@@ -201,11 +201,11 @@ class Worker:
     def _closed_loop(self, message: Block) -> Timed:
         backend, batches, clock = self._backend, self._batches, time.perf_counter
         on_device = backend if isinstance(backend, TimedOnDevice) else None
-        for index in range(message.settle_calls):
-            self._call(batches[index % len(batches)])
         compute_s, end_to_end_s = [0.0] * message.calls, [0.0] * message.calls
         device_s: list[float] = []
         with _no_collection():
+            for index in range(message.settle_calls):
+                self._call(batches[index % len(batches)])
             for index in range(message.calls):
                 images = batches[index % len(batches)]
                 started_s = clock()
@@ -225,10 +225,10 @@ class Worker:
     def _queued_block(self, backend: QueuedBackend, message: Block) -> Timed:
         """Time the whole block from the first submission until all is done; images are copied in, too."""
         batches, clock = self._batches, time.perf_counter
-        for index in range(message.settle_calls):
-            backend.submit(batches[index % len(batches)])
-        backend.wait()
         with _no_collection():
+            for index in range(message.settle_calls):
+                backend.submit(batches[index % len(batches)])
+            backend.wait()
             started_s = clock()
             for index in range(message.calls):
                 backend.submit(batches[index % len(batches)])
@@ -246,6 +246,11 @@ class Worker:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
+    """Collect garbage now and none until the end.
+
+    To be entered before the settling calls: a collection walks all of the heap, and the next calls find cold caches
+    and sleeping threads.
+    """
     gc.collect()
     gc.disable()
     try:

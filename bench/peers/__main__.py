@@ -20,7 +20,7 @@ from harness.core.machine import core_count
 _DIFFERENT = ("faster", "slower")
 
 
-_FULL_EXTENT = Extent(rounds=40, calls=25, queued_calls=60, load_rounds=24, load_calls=100, wait=True)
+_FULL_EXTENT = Extent(rounds=60, calls=25, queued_calls=60, load_rounds=40, load_calls=100, wait=True)
 _QUICK_EXTENT = Extent(rounds=2, calls=5, queued_calls=8, load_rounds=2, load_calls=20, wait=False)
 # Two sets of processes, so that there is an interval at all.
 _QUICK_PLAN = replace(QUICK, instances=2, rounds=2, warm_up_s=0.1)
