@@ -124,21 +124,30 @@ def pareto_points(points: Sequence[SweepPoint]) -> list[SweepPoint]:
     depends on how long an image may wait. One through a queue has no latency: it is beaten by any of more throughput,
     and beats none that has one.
     """
-    timed = [point for point in points if point.images_per_s is not None]
-    return [point for point in timed if not any(_beats(other, point) for other in timed)]
-
-
-def _beats(one: SweepPoint, other: SweepPoint) -> bool:
-    assert one.images_per_s is not None
-    assert other.images_per_s is not None
-    if one.run != other.run:
-        return False
-    if other.median_s is None:
-        return one.images_per_s > other.images_per_s
-    if one.median_s is None:
-        return False
-    as_good = one.median_s <= other.median_s and one.images_per_s >= other.images_per_s
-    return as_good and (one.median_s < other.median_s or one.images_per_s > other.images_per_s)
+    most: dict[str, float] = {}  # Of each run.
+    fastest: dict[tuple[str, float], float] = {}  # Of each run and latency.
+    for point in points:
+        if point.images_per_s is not None:
+            most[point.run] = max(point.images_per_s, most.get(point.run, 0.0))
+            if point.median_s is not None:
+                key = point.run, point.median_s
+                fastest[key] = max(point.images_per_s, fastest.get(key, 0.0))
+    unbeaten: set[tuple[str, float]] = set()
+    so_far = dict.fromkeys(most, 0.0)
+    for (run, median_s), images_per_s in sorted(fastest.items()):
+        if images_per_s > so_far[run]:
+            unbeaten.add((run, median_s))
+            so_far[run] = images_per_s
+    return [
+        point
+        for point in points
+        if point.images_per_s is not None
+        and (
+            point.images_per_s == most[point.run]
+            if point.median_s is None
+            else (point.run, point.median_s) in unbeaten and point.images_per_s == fastest[point.run, point.median_s]
+        )
+    ]
 
 
 def saved_s_per_image(point: SweepPoint) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -93,9 +93,8 @@ def _direction(label: int, was: int, now: int) -> str:
     return {was: "lost", now: "gained"}.get(label, "both wrong")
 
 
-def write_flips(reference: Reference, results: Iterable[TrialResult]) -> list[Flip]:
-    """Write flips.csv and the images of a run anew from these results of it, and return the flips."""
-    flips = [flip for result in results for flip in flips_of_result(reference, result)]
+def write_flips(reference: Reference, flips: Sequence[Flip]) -> None:
+    """Write flips.csv and the images of a run anew from the flips of all its results."""
     folder = thumbnails_folder(reference.run.bench_folder)
     rows = list(dict.fromkeys(flip.row for flip in flips))[:_MOST_THUMBNAILS]
     wanted = {folder / f"{row}.png" for row in rows}
@@ -108,7 +107,6 @@ def write_flips(reference: Reference, results: Iterable[TrialResult]) -> list[Fl
     path = reference.run.bench_folder / "flips.csv"
     if flips or path.is_file():
         write_text_atomically(path, _csv(flips, reference.contract.class_names))
-    return flips
 
 
 def with_earlier_results(reference: Reference, results: list[TrialResult]) -> list[TrialResult]:
@@ -138,7 +136,7 @@ def _write_thumbnail(reference: Reference, row: int, path: Path) -> None:
     image.save(path, format="PNG")
 
 
-def _csv(flips: list[Flip], class_names: tuple[str, ...]) -> str:
+def _csv(flips: Sequence[Flip], class_names: tuple[str, ...]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     plain = ["trial", "row", "path", "sha256", "split", "group", "label", "reference_answer", "answer"]

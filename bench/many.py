@@ -10,7 +10,7 @@ from itertools import groupby
 from bench.availability import default_backends
 from bench.backends import REFERENCE_BACKEND
 from bench.ceiling import ensured_ceiling
-from bench.flips import with_earlier_results, write_flips
+from bench.flips import flips_of_result, with_earlier_results, write_flips
 from bench.gate import Word
 from bench.keeping import kept_result
 from bench.loads import Load, LoadRequest, Loads, loads_json, measure_loads
@@ -198,7 +198,9 @@ def _bench_run(run: RunDirectory, request: BenchRequest, outcome: BenchOutcome, 
     outcome.loads.scenarios.extend(loads.scenarios)
     outcome.loads.gaps.extend(loads.gaps)
     outcome.failures += [FailedRow(name=run.name, error=each) for each in _load_failures(run, loads)]
-    flips = write_flips(reference, with_earlier_results(reference, results))
+    everything = with_earlier_results(reference, results)
+    flips = [flip for result in everything for flip in flips_of_result(reference, result)]
+    write_flips(reference, flips)
     if flips:
         progress.say(f"{run.name}: {len(flips)} changed answers are in {run.bench_folder / 'flips.csv'}")
 

@@ -11,10 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
-from bench.statistics import macro_f1, macro_f1_loss_interval, tango_interval, tango_p
+from bench.statistics import (
+    macro_f1,
+    macro_f1_loss_interval,
+    mcnemar_p,
+    tango_interval,
+    tango_p,
+    wilson_interval,
+)
 from bench.trials import Reference
 from harness.core.metrics import UNLABELLED
 
@@ -138,9 +143,9 @@ def _accuracy(
         table=(both, lost, gained, neither),
         old_accuracy=(both + lost) / count,
         new_accuracy=(both + gained) / count,
-        old_accuracy_interval_95=_wilson(both + lost, count),
-        new_accuracy_interval_95=_wilson(both + gained, count),
-        mcnemar_p=float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue),
+        old_accuracy_interval_95=wilson_interval(both + lost, count),
+        new_accuracy_interval_95=wilson_interval(both + gained, count),
+        mcnemar_p=mcnemar_p(lost, gained),
         loss_interval_90=tango_interval(lost, gained, count),
         margin=margin,
         non_inferiority_p=None if margin is None else tango_p(lost, gained, count, margin),
@@ -148,8 +153,3 @@ def _accuracy(
         new_macro_f1=macro_f1(labels_b, new_b),
         macro_f1_loss_interval_90=macro_f1_loss_interval(labels_b, old_b, new_b, len(class_names)),
     )
-
-
-def _wilson(right: int, count: int) -> tuple[float, float]:
-    low, high = proportion_confint(right, count, alpha=0.05, method="wilson")
-    return float(low), float(high)

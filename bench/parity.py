@@ -6,13 +6,10 @@ Shapes: b images, c classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from bench.evidence import Evidence, Float32s, Floats, Integers
 from bench.operating import OperatingParity, operating_parity
@@ -23,8 +20,10 @@ from bench.statistics import (
     largest_share,
     macro_f1,
     macro_f1_loss_interval,
+    mcnemar_p,
     tango_interval,
     tango_p,
+    wilson_interval,
 )
 from harness.core.metrics import answers_from_probabilities
 from harness.core.operating_point import scaled_probabilities
@@ -144,10 +143,10 @@ def _labelled_figures(evidence: Evidence) -> dict[str, object]:
     return {
         "reference_accuracy": float(right_b.mean()),
         "accuracy": float(candidate_right_b.mean()),
-        "reference_accuracy_interval_95": _wilson(int(right_b.sum()), count),
-        "accuracy_interval_95": _wilson(int(candidate_right_b.sum()), count),
+        "reference_accuracy_interval_95": wilson_interval(int(right_b.sum()), count),
+        "accuracy_interval_95": wilson_interval(int(candidate_right_b.sum()), count),
         "table": (both, lost, gained, neither),
-        "mcnemar_p": _mcnemar_p(lost, gained),
+        "mcnemar_p": mcnemar_p(lost, gained),
         "loss_interval_90": tango_interval(lost, gained, count),
         "non_inferiority_p": tango_p(lost, gained, count, evidence.margin),
         "reference_macro_f1": macro_f1(labels_b, golden_b),
@@ -164,18 +163,6 @@ def _labelled_figures(evidence: Evidence) -> dict[str, object]:
         ),
         "operating": operating_parity(evidence),
     }
-
-
-@lru_cache(maxsize=4096)
-def _mcnemar_p(lost: int, gained: int) -> float:
-    """Return the exact two-sided p; those that both answer alike have no part in it."""
-    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)
-
-
-@lru_cache(maxsize=4096)
-def _wilson(right: int, count: int) -> tuple[float, float]:
-    low, high = proportion_confint(right, count, alpha=0.05, method="wilson")
-    return float(low), float(high)
 
 
 def _confidence(probabilities_bc: Floats, answers_b: Integers) -> Floats:

@@ -15,13 +15,13 @@ from pydantic_core import to_json
 
 from bench.backends import REFERENCE_BACKEND
 from bench.builds import BUILD_COLUMNS, BUILDS_READING, build_rows, build_spreads
-from bench.flips import Flip, write_flips
-from bench.judging import recomputed
+from bench.flips import Flip
 from bench.loads import Loads, load_lines, loads_json, loads_of_results
 from bench.pytest_benchmark_json import write_pytest_benchmark_json
 from bench.report_csv import csv_text
+from bench.report_records import results_for_report
 from bench.report_time import NO_ECONOMICS, Economics, Speed, speed_of_run, time_json, time_lines
-from bench.results import TrialResult, results_from_folder
+from bench.results import TrialResult
 from bench.tables import (
     BENCH_COLUMNS,
     CLASS_COLUMNS,
@@ -34,7 +34,6 @@ from bench.tables import (
     parity_rows,
 )
 from bench.time_tables import Session, sessions_of
-from bench.trials import is_stale, reference_of_run
 from harness.core.errors import ArtifactError, HarnessError
 from harness.core.files import write_text_atomically
 from harness.core.runs import RunDirectory, RunRecord
@@ -77,16 +76,9 @@ def write_report(
     for run in runs:
         try:
             evaluation = _evaluation(run)
-            results = _in_order(results_from_folder(run.bench_folder))
-            stale = [result.trial.identifier for result in results if is_stale(run, result)]
-            if stale:
-                problems.append(
-                    f"{run.name}: left out, for the artifacts have changed since (`harness bench` measures again): "
-                    f"{', '.join(stale)}"
-                )
-            current = [result for result in results if result.trial.identifier not in stale]
-            current, flips, notes = _recomputed(run, current)
-            problems += [f"{run.name}: {note}" for note in notes]
+            found = results_for_report(run, keep_calls=pytest_benchmark is not None)
+            current = _in_order(found.results)
+            problems += [f"{run.name}: {each}" for each in found.problems]
             try:
                 loads = loads_of_results(run, current)
             except ArtifactError as error:  # One file less, not one run.
@@ -98,7 +90,7 @@ def write_report(
                     record=run.read_record(),
                     evaluation=evaluation,
                     results=current,
-                    flips=flips,
+                    flips=found.flips,
                     speed=speed_of_run(runs_folder, run, current),
                     loads=loads,
                 )
@@ -118,31 +110,6 @@ def write_report(
         write_pytest_benchmark_json(pytest_benchmark, [result for each in reports for result in each.results])
         paths.append(pytest_benchmark)
     return paths
-
-
-def _recomputed(run: RunDirectory, results: list[TrialResult]) -> tuple[list[TrialResult], list[Flip], list[str]]:
-    """Return the results with verdict and figures computed again from the stored answers, the flips, and problems.
-
-    Where that cannot be done, because the golden answers did not travel along or answers were changed, the figures
-    of the record stand, and a note says so.
-    """
-    if not results:
-        return results, [], []
-    try:
-        reference = reference_of_run(run)
-    except HarnessError as error:
-        return results, [], [f"figures are the records' own and were not computed again: {error.message}"]
-    again, notes = [], []
-    for result in results:
-        try:
-            fresh = recomputed(reference, result)
-        except HarnessError as error:
-            notes.append(f"{result.trial.identifier} is left out: {error.message}")
-            continue
-        if fresh != result:
-            notes.append(f"{result.trial.identifier}: its record differs from what its stored answers give, shown here")
-        again.append(fresh)
-    return again, write_flips(reference, again), notes
 
 
 def _evaluation(run: RunDirectory) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The few formulas that no library has in the form the gate needs; everything else is scipy's or statsmodels'.
+"""The few formulas that no library has in the form the gate needs; everything else is scipy's.
 
 b counts images that the reference answers rightly and the candidate wrongly, c the reverse; n images in all. The
 loss of accuracy is (b - c) / n.
@@ -59,6 +59,19 @@ def largest_share(events: int, n: int) -> float:
     return float(stats.beta.ppf(_CONFIDENCE, events + 1, n - events)) if events < n else 1.0
 
 
+@lru_cache(maxsize=4096)
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Return the exact two-sided p of McNemar's test: both answers changed equally often, by the binomial test."""
+    return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
+@lru_cache(maxsize=4096)
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """Return the two-sided 95 % Wilson interval of a share."""
+    interval = stats.binomtest(right, count).proportion_ci(confidence_level=_CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def macro_f1(labels_b: npt.NDArray[np.int64], answers_b: npt.NDArray[np.int64]) -> float:
     """Return the mean F1 of the classes that occur among the labels; needs one label.
 
@@ -117,18 +130,15 @@ def auroc_loss_interval(
 ) -> tuple[float, float, tuple[float, float]]:
     """Return both areas under the ROC curve and the 90 % interval of reference - candidate, on the same images.
 
-    Source: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837, with the placements from midranks of Sun and Xu
-    2014, IEEE Signal Processing Letters 21:1389. Needs positives and negatives; ties count one half.
+    Source: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837. Needs positives and negatives; ties count one
+    half.
     """
     areas, placements = [], []
     for scores_b in (reference_b, candidate_b):
         positives, negatives = scores_b[positive_b], scores_b[~positive_b]
-        ranks = stats.rankdata(np.concatenate([positives, negatives]))
-        m, n = len(positives), len(negatives)
-        above = (ranks[:m] - stats.rankdata(positives)) / n
-        below = 1 - (ranks[m:] - stats.rankdata(negatives)) / m
+        above = _share_below(positives, negatives)
         areas.append(float(above.mean()))
-        placements.append((above, below))
+        placements.append((above, 1 - _share_below(negatives, positives)))
     variance = 0.0
     for mine, other in zip(*placements, strict=True):
         difference = mine - other
@@ -136,6 +146,16 @@ def auroc_loss_interval(
             variance += float(difference.var(ddof=1)) / len(difference)
     loss, width = areas[0] - areas[1], float(stats.norm.ppf(_CONFIDENCE)) * math.sqrt(variance)
     return areas[0], areas[1], (loss - width, loss + width)
+
+
+def _share_below(scores_b: npt.NDArray[np.float64], others_b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return for each score the share of the others below it, ties by half: the placements of DeLong's method.
+
+    By bisection: from midranks, as usual, they take five times as long in every trial of a report.
+    """
+    ordered_b = np.sort(others_b)
+    twice_b = np.searchsorted(ordered_b, scores_b, side="left") + np.searchsorted(ordered_b, scores_b, side="right")
+    return np.asarray(twice_b / (2 * len(ordered_b)), dtype=np.float64)
 
 
 def brier_score(probabilities_bc: npt.NDArray[np.float64], labels_b: npt.NDArray[np.int64]) -> float:

@@ -9,7 +9,7 @@ from bench.backends import REFERENCE_BACKEND
 from bench.ceiling import Ceiling, Device, ceiling_from_file, ceiling_path
 from bench.economics import SweepPoint
 from bench.limit import compute_floor_s, effective_flop_of, share_of_ceiling
-from bench.making_time import making_time_of
+from bench.making_time import MakingTime, making_time_of
 from bench.results import TrialResult
 from harness.core.runs import RunDirectory
 
@@ -37,13 +37,20 @@ def ceiling_of_result(ceilings: Iterable[Ceiling], result: TrialResult) -> Ceili
 
 def sweep_points(run: RunDirectory, results: Iterable[TrialResult], ceilings: Iterable[Ceiling]) -> list[SweepPoint]:
     """Return a point per timed result of a run."""
-    return [_point(run, result, ceiling_of_result(ceilings, result)) for result in results if result.timing is not None]
+    making: dict[str, MakingTime | None] = {}
+    points = []
+    for result in results:
+        if result.timing is not None:
+            artifact = result.trial.artifact
+            if artifact not in making:  # Many trials share one.
+                making[artifact] = making_time_of(run.folder / artifact)
+            points.append(_point(run, result, ceiling_of_result(ceilings, result), making[artifact]))
+    return points
 
 
-def _point(run: RunDirectory, result: TrialResult, ceiling: Ceiling | None) -> SweepPoint:
+def _point(run: RunDirectory, result: TrialResult, ceiling: Ceiling | None, making: MakingTime | None) -> SweepPoint:
     trial, summary, artifact = result.trial, result.summary, run.folder / result.trial.artifact
     assert summary is not None, "a timed result has a summary"
-    making = making_time_of(artifact)
     share = floor_s = None
     if ceiling is not None and result.description is not None:
         flop, precision = effective_flop_of(run, artifact), result.description.precision

@@ -82,8 +82,9 @@ def ratio_from_logs(logs_p: Sequence[float]) -> Ratio:
     mean = float(array_p.mean())
     ends: dict[float, tuple[float | None, float | None]] = {0.95: (None, None), 0.90: (None, None)}
     if len(array_p) > 1:
+        error = _standard_error(array_p)
         for confidence in ends:
-            half = _t_half_width(array_p, confidence)
+            half = _t_quantile(confidence, len(array_p) - 1) * error
             ends[confidence] = math.exp(mean - half), math.exp(mean + half)
     sign = quantile_interval(array_p, 0.5)
     return Ratio(
@@ -149,7 +150,7 @@ def latency_over_processes(medians_p: Sequence[float]) -> Interval:
     mean = float(logs_p.mean())
     if len(logs_p) < 2:
         return Interval(value=math.exp(mean), low=None, high=None)
-    half = _t_half_width(logs_p, _CONFIDENCE)
+    half = _t_quantile(_CONFIDENCE, len(logs_p) - 1) * _standard_error(logs_p)
     return Interval(value=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half))
 
 
@@ -185,9 +186,8 @@ def _ranks(count: int, fraction: float) -> tuple[int, int]:
     return int(stats.binom.ppf(tail, count, fraction)) - 1, int(stats.binom.ppf(1 - tail, count, fraction))
 
 
-def _t_half_width(logs_p: npt.NDArray[np.float64], confidence: float) -> float:
-    error = float(logs_p.std(ddof=1)) / math.sqrt(len(logs_p))
-    return _t_quantile(confidence, len(logs_p) - 1) * error
+def _standard_error(logs_p: npt.NDArray[np.float64]) -> float:
+    return float(logs_p.std(ddof=1)) / math.sqrt(len(logs_p))
 
 
 @lru_cache(maxsize=64)

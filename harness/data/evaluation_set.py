@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,11 @@ class EvaluationSet:
 
     def indices_of(self, split: str) -> npt.NDArray[np.int64]:
         """Return the positions of a split's images."""
-        return np.flatnonzero(np.array(self.splits) == split)
+        return np.flatnonzero(self._splits == split)
+
+    @cached_property
+    def _splits(self) -> npt.NDArray[np.str_]:
+        return np.array(self.splits)
 
 
 def evaluation_set_folder(parent: Path, fingerprint: str, preprocessing: Preprocessing) -> Path:

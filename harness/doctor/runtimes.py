@@ -20,7 +20,6 @@ CORE_MODULES: Mapping[str, str] = {
     "pillow": "PIL.Image",
     "scipy": "scipy.stats",
     "scikit-learn": "sklearn.metrics",
-    "statsmodels": "statsmodels.stats.proportion",
     "onnx": "onnx",
     "onnxscript": "onnxscript",
     "click": "click",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.economics import (
@@ -80,6 +81,27 @@ def test_only_what_nothing_beats_in_both_is_marked() -> None:
     assert pareto_points(points) == [fast, many, other_run]
     equal = [_point(1, 100), _point(1, 100, artifact="fp16")]
     assert pareto_points(equal) == equal
+
+
+def test_the_marked_are_those_that_comparing_all_with_all_finds() -> None:
+    def beats(one: SweepPoint, other: SweepPoint) -> bool:
+        assert one.images_per_s is not None
+        assert other.images_per_s is not None
+        if other.median_s is None or one.median_s is None:
+            return other.median_s is None and one.images_per_s > other.images_per_s
+        pair = (one.median_s <= other.median_s, one.images_per_s >= other.images_per_s)
+        return all(pair) and (one.median_s, one.images_per_s) != (other.median_s, other.images_per_s)
+
+    chance = np.random.default_rng(0)
+    for _ in range(50):
+        latencies = [None if number == 0 else float(number) for number in chance.integers(0, 6, size=30)]
+        points = [
+            _point(1, float(chance.integers(1, 8)), run=str(chance.integers(2)), median_s=each) for each in latencies
+        ]
+        unbeaten = [
+            point for point in points if not any(beats(each, point) for each in points if each.run == point.run)
+        ]
+        assert pareto_points(points) == unbeaten
 
 
 def test_in_a_queue_only_throughput_ranks() -> None:

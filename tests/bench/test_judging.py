@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from bench import report_records
 from bench.gate import Verdict, Word
 from bench.judging import with_verdict
 from bench.many import BenchOutcome, BenchRequest, bench_many
@@ -213,6 +215,46 @@ def test_the_report_computes_the_figures_again_from_the_answers(folder: Path) ->
     assert trial["parity"] == json.loads(stored.parity.model_dump_json())
     assert trial["verdict"] == json.loads(stored.verdict.model_dump_json())  # type: ignore[union-attr]
     assert "its record differs from what its stored answers give" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="several processes read on Linux only")
+def test_many_records_are_read_by_several_processes_to_the_same_report(
+    spoilt: tuple[Path, BenchOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(spoilt[0].parent, tmp_path / "runs")
+    folder = tmp_path / "runs" / spoilt[0].name
+    _bench(folder, batch_size=1)
+    (folder / "bench" / "a-broken-record.json").write_text("{}")
+    _, alone = _report(folder)
+    assert len(alone["runs"][0]["trials"]) == 2
+    assert alone["runs"][0]["flips"]
+    assert "a-broken-record.json" in alone["problems"][0]
+    pools = []
+    forked = report_records._forked
+
+    def noted(processes: int, reader: Any) -> Any:
+        pools.append(processes)
+        return forked(processes, reader)
+
+    monkeypatch.setattr(report_records, "_MANY", 2)
+    monkeypatch.setattr(report_records, "core_count", lambda: 2)
+    monkeypatch.setattr(report_records, "_forked", noted)
+    _, together = _report(folder)
+    assert pools == [2]
+    assert together | {"written": ""} == alone | {"written": ""}
+
+
+def test_what_another_library_rounds_otherwise_is_no_difference_and_a_figure_is(spoilt: Any) -> None:
+    stored = spoilt[1].results[0]
+
+    def with_accuracy(factor: float) -> TrialResult:
+        parity = stored.parity.model_copy(update={"accuracy": stored.parity.accuracy * factor})
+        return stored.model_copy(update={"parity": parity})  # type: ignore[no-any-return]
+
+    assert with_accuracy(1 + 1e-15) != stored
+    assert report_records._alike(with_accuracy(1 + 1e-15), stored)
+    assert not report_records._alike(with_accuracy(1 + 1e-6), stored)
+    assert not report_records._alike(stored.model_copy(update={"reason": "another"}), stored)
 
 
 def test_a_record_is_believed_no_more_by_the_bench_than_by_the_report(folder: Path) -> None:

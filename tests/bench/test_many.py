@@ -298,12 +298,13 @@ def test_a_result_of_another_runtime_version_or_machine_is_measured_again(folder
     assert result.machine["processor"] != "another processor"
 
 
-def test_a_malformed_record_is_named_in_the_report_and_the_other_runs_are_in_it(
+def test_a_malformed_record_is_named_in_the_report_and_all_others_are_in_it(
     benched: tuple[Path, BenchOutcome], tmp_path: Path
 ) -> None:
     runs_folder = tmp_path / "runs"
-    shutil.copytree(benched[0], runs_folder / "good", ignore=shutil.ignore_patterns("*.npz"))
-    shutil.copytree(benched[0], runs_folder / "bad", ignore=shutil.ignore_patterns("*.npz"))
+    shutil.copytree(benched[0].parent, runs_folder)
+    for name in ("good", "bad"):
+        shutil.copytree(benched[0], runs_folder / name)
     victim = next((runs_folder / "bad" / "bench").glob("*.json"))
     victim.write_text("{")
     with pytest.raises(ArtifactError):
@@ -311,7 +312,9 @@ def test_a_malformed_record_is_named_in_the_report_and_the_other_runs_are_in_it(
     write_report(runs_folder, [RunDirectory(runs_folder / name) for name in ("bad", "good")])
     content = json.loads((runs_folder / "report" / "report.json").read_text())
     assert victim.name in content["problems"][0]
-    assert [run["run"] for run in content["runs"]] == ["good"]
+    assert content["problems"][0].startswith("bad: left out: ")
+    bad, good = content["runs"]
+    assert len(bad["trials"]) == len(good["trials"]) - 1 > 0
 
 
 def test_a_damaged_evaluation_is_named_in_the_report(benched: tuple[Path, BenchOutcome], tmp_path: Path) -> None:

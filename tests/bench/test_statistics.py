@@ -22,14 +22,23 @@ from bench.statistics import (
     largest_share,
     log_odds_scale,
     macro_f1_loss_interval,
+    mcnemar_p,
     sample_for_percentile,
     supported_percentile,
     tango_interval,
     tango_p,
     tango_z,
+    wilson_interval,
 )
 from harness.core.cases import LabelMode
 from harness.core.operating_point import scaled_probabilities
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(40, 20, 160), (1, 7, 21), (3, 3, 50), (0, 0, 9), (0, 1, 9)])
+def test_mcnemar_and_wilson_are_statsmodels(b: int, c: int, n: int) -> None:
+    exact = mcnemar([[n - b - c, b], [c, 0]], exact=True).pvalue
+    assert mcnemar_p(b, c) == pytest.approx(exact, rel=1e-9)
+    assert wilson_interval(b, n) == pytest.approx(proportion_confint(b, n, method="wilson"), rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.parametrize(("b", "c", "n"), [(40, 20, 160), (1, 7, 21), (150, 86, 1600), (3, 3, 50)])

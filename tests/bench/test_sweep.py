@@ -124,8 +124,9 @@ def test_the_report_has_sweep_cost_ceiling_and_noise(copied_run: Any, monkeypatc
     results = [_result("eager", 0.05), _result("fp32", 0.01), _result("fp32", 0.04, batch_size=8)]
     results[1] = results[1].model_copy(update={"twin": timing_of([[0.0102] * 6] * 6)})
     # Verdicts are judged again by other tests; here the times of the records count.
-    monkeypatch.setattr("bench.report._recomputed", lambda _run, given: (given, [], []))
-    monkeypatch.setattr("bench.report.is_stale", lambda *_: False)
+    monkeypatch.setattr("bench.report_records.recomputed", lambda _reference, stored: stored)
+    monkeypatch.setattr("bench.report_records.flips_of_result", lambda *_: [])
+    monkeypatch.setattr("bench.report_records.is_stale", lambda *_: False)
     for each in results:
         trial = each.trial.model_copy(update={"run": folder.name})
         path = folder / "bench" / f"{trial.identifier}.json"

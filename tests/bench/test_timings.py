@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,32 @@ def test_a_timing_is_contended_where_others_used_the_machine(
 def test_a_timing_knows_whether_processes_are_missing() -> None:
     assert timing_of([[1.0]] * 3).complete
     assert not timing_of([[1.0]] * 3, planned_instances=6).complete
+
+
+def test_without_its_calls_a_timing_keeps_every_figure() -> None:
+    first = timing_of([[0.010, 0.011, 0.013], [0.012, 0.010, 0.011]], baseline_s=0.05)
+    second = timing_of([[0.020, 0.021, 0.023], [0.022, 0.020, 0.021]], baseline_s=0.05)
+    queued = timing_from_rounds([[block(0, 1.0, compute_s=[], end_to_end_s=[], queue_s=0.5)]])
+    light, other = pickle.loads(pickle.dumps((first.without_calls(), second.without_calls())))
+    assert not light.end_to_end_s().size
+    assert typical_call_s(light) == typical_call_s(first)
+    assert speed_up(light) == speed_up(first)
+    assert duration_ratio(light, other) == duration_ratio(first, second)
+    assert light.contended is first.contended
+    assert typical_call_s(queued.without_calls()) == 0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_the_medians_of_blocks_are_numpys(count: int) -> None:
+    samples_rs = np.random.default_rng(count).exponential(size=(7, count))
+    blocks = [
+        block(number, 1.0, end_to_end_s=row.tolist(), compute_s=(row / 2).tolist())
+        for number, row in enumerate(samples_rs)
+    ]
+    (one,) = timing_from_rounds([blocks]).instances
+    assert list(one.blocks_s.values()) == np.median(samples_rs, axis=1).tolist() == [each.call_s for each in blocks]
+    assert one.medians_s["end_to_end_s"] == np.median(samples_rs)
+    assert one.medians_s["compute_s"] == np.median(samples_rs / 2)
 
 
 def test_drift_is_the_last_third_over_the_first() -> None:

@@ -1,0 +1,168 @@
+"""The records of a run as a report needs them: read, judged again, reduced to figures; many by several processes.
+
+A record has some 10,000 times of calls. Of 1,000 trials, to read, judge and reduce them is most of a report's time, and
+one has nothing to do with another.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.flips import Flip, flips_of_result, write_flips
+from bench.judging import recomputed
+from bench.results import TrialResult, result_from_file, without_calls
+from bench.trials import Reference, is_stale, reference_of_run
+from harness.core.errors import HarnessError
+from harness.core.machine import core_count
+from harness.core.runs import RunDirectory
+
+# Below, a process takes longer to start than it saves.
+_MANY = 100
+_MOST_PROCESSES = 4
+_AT_ONCE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResults:
+    """What a run has to show, and what is to be said of what it does not show."""
+
+    results: list[TrialResult]
+    flips: list[Flip]
+    problems: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """One record: without a result where it is `stale`, or a note says why."""
+
+    result: TrialResult | None = None
+    flips: tuple[Flip, ...] = ()
+    stale: str = ""
+    note: str = ""
+
+
+def results_for_report(run: RunDirectory, *, keep_calls: bool) -> RunResults:
+    """Return a run's results with verdict and figures computed again from the stored answers, and write its flips.
+
+    Where that cannot be done, because the golden answers did not travel along, the figures of the records stand, and a
+    problem says so. A record that is malformed, or whose answers were changed, is left out and named. The results have
+    every figure of their times, and the calls themselves only where they are to be kept.
+    """
+    paths = sorted(run.bench_folder.glob("*.json"))
+    problems: list[str] = []
+    reference = None
+    if paths:
+        try:
+            reference = reference_of_run(run)
+        except HarnessError as error:
+            problems.append(f"figures are the records' own and were not computed again: {error.message}")
+    read = _all_read(_Reader(run, reference, keep_calls=keep_calls), paths)
+    stale = [each.stale for each in read if each.stale]
+    if stale:
+        problems.append(
+            f"left out, for the artifacts have changed since (`harness bench` measures again): {', '.join(stale)}"
+        )
+    flips = [flip for each in read for flip in each.flips]
+    if reference is not None:
+        write_flips(reference, flips)
+    return RunResults(
+        results=[each.result for each in read if each.result is not None],
+        flips=flips,
+        problems=problems + [each.note for each in read if each.note],
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    run: RunDirectory
+    reference: Reference | None
+    _: KW_ONLY
+    keep_calls: bool
+
+    def read(self, path: Path) -> _Read:
+        try:
+            stored = result_from_file(path)
+        except HarnessError as error:
+            return _Read(note=f"left out: {error.message}")
+        name = stored.trial.identifier
+        if is_stale(self.run, stored):
+            return _Read(stale=name)
+        fresh, flips = stored, tuple[Flip, ...]()
+        if self.reference is not None:
+            try:
+                fresh = recomputed(self.reference, stored)
+                flips = tuple(flips_of_result(self.reference, fresh))
+            except HarnessError as error:
+                return _Read(note=f"{name} is left out: {error.message}")
+        differs = f"{name}: its record differs from what its stored answers give, shown here"
+        return _Read(
+            result=fresh if self.keep_calls else without_calls(fresh),
+            flips=flips,
+            note="" if _alike(fresh, stored) else differs,
+        )
+
+
+def _alike(one: TrialResult, other: TrialResult) -> bool:
+    """Tell whether two results say the same; another version of a library may round the last digits otherwise."""
+    return one == other or (
+        one.model_copy(update={"parity": None}) == other.model_copy(update={"parity": None})
+        and one.parity is not None
+        and other.parity is not None
+        and _same_figures(one.parity.model_dump(), other.parity.model_dump())
+    )
+
+
+def _same_figures(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same_figures(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(_same_figures, one, other))
+    return bool(one == other)
+
+
+def _all_read(reader: _Reader, paths: list[Path]) -> list[_Read]:
+    processes = min(core_count(), _MOST_PROCESSES)
+    # Elsewhere a process would import everything anew; and on macOS the system's own libraries do not bear a fork.
+    if len(paths) < _MANY or processes == 1 or sys.platform != "linux":
+        return [reader.read(path) for path in paths]
+    with _forked(processes, reader) as pool:
+        return list(pool.map(_read_here, paths, chunksize=_AT_ONCE))
+
+
+# Found by a forked process as its parent left it: the pixels of an evaluation set are not to be sent to it.
+_readers: list[_Reader] = []
+
+
+@contextmanager
+def _forked(processes: int, reader: _Reader) -> Iterator[ProcessPoolExecutor]:
+    _readers.append(reader)
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    try:
+        with warnings.catch_warnings():
+            # Of threads that hold locks. Here they are those of the linear algebra, which can be forked.
+            warnings.filterwarnings("ignore", message=r".*fork", category=DeprecationWarning)
+            yield pool
+    finally:
+        _readers.clear()
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _read_here(path: Path) -> _Read:
+    return _readers[-1].read(path)
