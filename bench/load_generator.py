@@ -20,13 +20,12 @@ import numpy as np
 from bench.backends.interface import Images
 from bench.load_messages import Drive, Driven, Prepare, Prepared, Rest, Rested
 from bench.load_settings import loadgen_settings
+from bench.same_model import check_as_asked, check_same_answers
 from bench.served_model import ServedModel
 from bench.worker import Worker, reply_to, serve
-from harness.core.errors import BackendError
 
 # 150 MB of float32 at 224 px: more than any cache, less than would hurt.
 _MOST_IMAGES = 256
-_TOLERANCE = 1e-3
 # LoadGen reads audit.config from the current folder unless told another name, and obeys it without a word.
 _NO_AUDIT = "no-audit.config"
 # Of the settings that LoadGen was given, those that decide which images in which order at which times.
@@ -42,20 +41,16 @@ class LoadedModel(Worker):
         self.prepared = self._compared(np.array(message.stored_bc, dtype=np.float32))
 
     def _compared(self, stored_bc: np.ndarray[Any, np.dtype[np.float32]]) -> Prepared:
-        """Answer the first rows again; raise BackendError where the answers are others than the stored ones."""
+        """Answer the first rows again; raise BackendError where the model is not the one that was judged."""
+        description = self._backend.describe()
+        check_as_asked(description)
         rows = self._rows[: len(stored_bc)]
         outputs = [self._call(batch) for batch in self._batches_of(rows, self._batch_size)]
         outputs_bc = np.concatenate(outputs)[: len(rows)]
-        difference = float(np.abs(outputs_bc - stored_bc).max()) if outputs_bc.shape == stored_bc.shape else np.inf
-        # NaN is below no tolerance.
-        if not difference <= _TOLERANCE * (1 + float(np.abs(stored_bc).max())):
-            raise BackendError(
-                f"The model answers otherwise than when it was judged: outputs differ by up to {difference:.3g}.",
-                hint="Run `harness bench --force`: it judges again.",
-            )
+        difference = check_same_answers(outputs_bc, stored_bc)
         return Prepared(
             load_s=self.load_s,
-            description=self._backend.describe(),
+            description=description,
             compared_rows=len(rows),
             largest_difference=difference,
         )

@@ -25,6 +25,7 @@ import numpy as np
 from bench.backends.interface import Float32s
 from bench.messages import Block, Load, Loaded, Recheck, Rechecked, Timed, Usage, Used, WarmedUp, WarmUp
 from bench.power import Power, PowerSampler
+from bench.same_model import check_as_asked, check_same_answers
 from bench.timings import Instance, Mode, Round
 from bench.worker_process import WorkerProcess, started_worker
 from harness.core.errors import BackendError
@@ -35,8 +36,6 @@ _FOREIGN_LIMIT_CORES = 0.15
 _QUIET_CORES = 0.08
 _QUIET_WINDOWS = 3
 _WINDOW_S = 0.5
-# The same file in the same runtime on the same machine: what differs by more is not the model that was proved.
-_LARGEST_DIFFERENCE = 1e-3
 _Name = TypeVar("_Name")
 
 
@@ -176,12 +175,9 @@ def _started(
 
 def _warmed_up(worker: WorkerProcess, participant: Participant, plan: Plan, position: int) -> _Running:
     loaded = worker.ask(participant.load, Loaded)
-    if loaded.description.departures:
-        raise BackendError(
-            f"A second process of the same model runs otherwise: {'; '.join(loaded.description.departures)}.",
-            hint="What was judged is not what would be timed. Is another program holding threads or memory?",
-        )
-    first_call_s = check_same_answers(worker, participant)
+    check_as_asked(loaded.description)
+    rechecked = worker.ask(Recheck(count=len(participant.outputs_bc)), Rechecked)
+    check_same_answers(np.array(rechecked.outputs, dtype=np.float64), participant.outputs_bc)
     message = WarmUp(calls=plan.warm_up_calls, duration_s=plan.warm_up_s, most_s=plan.most_warm_up_s)
     warm_up = worker.ask(message, WarmedUp)
     # Before the next process starts: on a GPU the memory of all that came later would count as this one's.
@@ -190,7 +186,7 @@ def _warmed_up(worker: WorkerProcess, participant: Participant, plan: Plan, posi
         worker=worker,
         position=position,
         load_s=loaded.load_s,
-        first_call_s=first_call_s,
+        first_call_s=rechecked.first_call_s,
         warm_up=warm_up,
         calls=calls_of_block(plan, warm_up.later_call_s, warm_up.at_once),
         settle_calls=max(plan.settle_calls, warm_up.at_once),
@@ -208,23 +204,6 @@ def calls_of_block(plan: Plan, call_s: float, at_once: int) -> int:
     calls = max(plan.calls, math.ceil(plan.block_s / call_s))
     calls = max(3, min(calls, math.floor(plan.most_block_s / call_s)))
     return calls if at_once == 1 else at_once * max(calls, 8)
-
-
-def check_same_answers(worker: WorkerProcess, participant: Participant) -> float:
-    """Return the seconds of the first call; raise BackendError unless the answers are those that were judged."""
-    wanted_bc = participant.outputs_bc
-    rechecked = worker.ask(Recheck(count=len(wanted_bc)), Rechecked)
-    given_bc = np.array(rechecked.outputs, dtype=np.float64)
-    largest = _LARGEST_DIFFERENCE * (1 + float(np.abs(wanted_bc).max()))
-    difference = np.inf
-    if given_bc.shape == wanted_bc.shape:
-        difference = float(np.nan_to_num(np.abs(given_bc - wanted_bc), nan=np.inf).max())
-    if not difference <= largest:
-        raise BackendError(
-            f"A second process of the same model answers otherwise than the one that was judged: by {difference:.2g}.",
-            hint="Its verdict holds for no process but one: look for memory that is used after it was freed.",
-        )
-    return rechecked.first_call_s
 
 
 def _measured_round(

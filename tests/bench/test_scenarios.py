@@ -19,7 +19,10 @@ import numpy as np
 import pytest
 
 from bench import load_closed_loop, scenarios, worker_process
+from bench.backends.interface import Description
+from bench.backends.onnx_runtime import OnnxRuntime
 from bench.early_stopping import holds, upper_estimate
+from bench.load_generator import LoadedModel
 from bench.load_log import detail_from_folder
 from bench.load_messages import Drive, Driven
 from bench.load_plan import FULL_LOAD, QUICK_LOAD, LoadPlan
@@ -168,6 +171,19 @@ def test_a_model_that_answers_otherwise_than_it_was_judged_is_never_timed(make_s
     result = _only(run_scenarios(make_subject(shift=0.1), ["single-stream"], SILENT, plan=_PLAN))
     assert (result.status, result.run, result.closed_loop_s) == ("failed", None, [])
     assert "answers otherwise" in result.reason
+
+
+def test_a_model_that_runs_otherwise_than_asked_is_never_driven(
+    make_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = OnnxRuntime.describe
+
+    def departing(backend: OnnxRuntime) -> Description:
+        return described(backend).model_copy(update={"departures": ["8 threads, asked for 1"]})
+
+    monkeypatch.setattr(OnnxRuntime, "describe", departing)
+    with pytest.raises(BackendError, match="runs otherwise: 8 threads"):
+        LoadedModel(make_subject().prepare())
 
 
 def test_records_are_read_back_and_each_scenario_is_a_row_that_says_what_it_is_not(make_subject: MakeSubject) -> None:
