@@ -7,20 +7,16 @@ stdout, and what the libraries print in the log.
 from __future__ import annotations
 
 import gc
-import json
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from bench.ceiling import MeasureCeiling, MeasuredCeiling, MemoryRate, Rate
 from bench.ceiling_libraries import Library, openvino_library, torch_copy, torch_library
-from bench.messages import Failed
-from harness.core.errors import HarnessError
+from bench.serving import Served, serve
 
 _FEWEST_CALLS = 2
 
@@ -101,18 +97,13 @@ def copy_in_threads(copied_bytes: int, threads: int) -> Callable[[], None]:
     return call
 
 
+def _reply_to(request: dict[str, Any], _: Served | None) -> tuple[Served | None, str]:
+    return None, measured_ceiling(MeasureCeiling.model_validate(request)).model_dump_json()
+
+
 def main() -> None:
-    """Serve requests until stdin closes; a HarnessError is a reply, anything else ends the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to act on.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
-        os.dup2(2, 1)
-        for line in sys.stdin:
-            try:
-                reply = measured_ceiling(MeasureCeiling.model_validate_json(line)).model_dump_json()
-            except HarnessError as error:
-                reply = json.dumps({"failed": Failed(message=error.message, hint=error.hint).model_dump()})
-            replies.write(reply + "\n")
-            replies.flush()
+    """Serve ceilings."""
+    serve(_reply_to)
 
 
 if __name__ == "__main__":

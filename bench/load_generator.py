@@ -22,7 +22,8 @@ from bench.load_messages import Drive, Driven, Prepare, Prepared, Rest, Rested
 from bench.load_settings import loadgen_settings
 from bench.same_model import check_as_asked, check_same_answers
 from bench.served_model import ServedModel
-from bench.worker import Worker, reply_to, serve
+from bench.serving import serve
+from bench.worker import Worker, reply_to
 
 # 150 MB of float32 at 224 px: more than any cache, less than would hurt.
 _MOST_IMAGES = 256

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import os
 import resource
-import signal
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +34,6 @@ from bench.messages import (
     Answer,
     Answered,
     Block,
-    Failed,
     Load,
     Loaded,
     Recheck,
@@ -48,8 +43,9 @@ from bench.messages import (
     WarmedUp,
     WarmUp,
 )
+from bench.serving import serve
 from harness.core.contract import Preprocessing
-from harness.core.errors import BackendError, HarnessError
+from harness.core.errors import BackendError
 from harness.core.files import write_atomically
 from harness.data.preprocessing import images_from_pixels
 
@@ -299,27 +295,6 @@ def reply_to(request: dict[str, Any], worker: Worker | None) -> tuple[Worker | N
     if kind == "warm up":
         return worker, worker.warm_up(WarmUp.model_validate(request)).model_dump_json()
     return worker, worker.block(Block.model_validate(request)).model_dump_json()
-
-
-Replier = Callable[[dict[str, Any], Worker | None], tuple[Worker | None, str]]
-
-
-def serve(reply_to_request: Replier) -> None:
-    """Serve requests until stdin closes; a HarnessError is a reply, anything else ends the process."""
-    # Ctrl-C reaches the whole process group; the coordinator decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as replies:
-        os.dup2(2, 1)
-        worker: Worker | None = None
-        for line in sys.stdin:
-            try:
-                worker, reply = reply_to_request(json.loads(line), worker)
-            except HarnessError as error:
-                reply = json.dumps({"failed": Failed(message=error.message, hint=error.hint).model_dump()})
-            replies.write(reply + "\n")
-            replies.flush()
-        if worker is not None:
-            worker.close()
 
 
 def main() -> None:

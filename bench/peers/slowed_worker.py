@@ -10,7 +10,8 @@ from typing import Any
 
 from bench.messages import Load, WarmedUp, WarmUp
 from bench.peers.passing import Passing
-from bench.worker import Worker, reply_to, serve
+from bench.serving import serve
+from bench.worker import Worker, reply_to
 
 SLOWDOWN = 0.03
 
