@@ -6,13 +6,16 @@ one has nothing to do with another.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ from harness.core.runs import RunDirectory
 _MANY = 100
 _MOST_PROCESSES = 4
 _AT_ONCE = 20
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +47,12 @@ class RunResults:
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """One record: without a result where it is `stale`, or a note says why."""
+    """One record: without a result where it is `stale` or `malformed`, or a note says why."""
 
     result: TrialResult | None = None
     flips: tuple[Flip, ...] = ()
     stale: str = ""
+    malformed: str = ""
     note: str = ""
 
 
@@ -59,27 +64,39 @@ def results_for_report(run: RunDirectory, *, keep_calls: bool) -> RunResults:
     every figure of their times, and the calls themselves only where they are to be kept.
     """
     paths = sorted(run.bench_folder.glob("*.json"))
-    problems: list[str] = []
-    reference = None
-    if paths:
-        try:
-            reference = reference_of_run(run)
-        except HarnessError as error:
-            problems.append(f"figures are the records' own and were not computed again: {error.message}")
+    reference, problem = _reference(run) if paths else (None, "")
     read = _all_read(_Reader(run, reference, keep_calls=keep_calls), paths)
-    stale = [each.stale for each in read if each.stale]
-    if stale:
-        problems.append(
-            f"left out, for the artifacts have changed since (`harness bench` measures again): {', '.join(stale)}"
-        )
+    results = [each.result for each in read if each.result is not None]
     flips = [flip for each in read for flip in each.flips]
-    if reference is not None:
+    # Where nothing could be read, what an earlier report wrote is all that anybody has.
+    if reference is not None and results:
         write_flips(reference, flips)
+    named = [
+        (
+            "left out, for the artifacts have changed since (`harness bench` measures again)",
+            [each.stale for each in read if each.stale],
+        ),
+        (
+            "left out, for they are no records of this version (delete them, and `harness bench` measures again)",
+            [each.malformed for each in read if each.malformed],
+        ),
+    ]
     return RunResults(
-        results=[each.result for each in read if each.result is not None],
+        results=results,
         flips=flips,
-        problems=problems + [each.note for each in read if each.note],
+        problems=[
+            *([problem] if problem and results else []),
+            *(f"{what}: {', '.join(names)}" for what, names in named if names),
+            *(each.note for each in read if each.note),
+        ],
     )
+
+
+def _reference(run: RunDirectory) -> tuple[Reference | None, str]:
+    try:
+        return reference_of_run(run), ""
+    except HarnessError as error:
+        return None, f"figures are the records' own and were not computed again: {error.message}"
 
 
 @dataclass(frozen=True)
@@ -92,12 +109,13 @@ class _Reader:
     def read(self, path: Path) -> _Read:
         try:
             stored = result_from_file(path)
-        except HarnessError as error:
-            return _Read(note=f"left out: {error.message}")
+        except HarnessError:  # Its words are pydantic's, hundreds of lines where the form was another.
+            return _Read(malformed=path.name)
         name = stored.trial.identifier
         if is_stale(self.run, stored):
             return _Read(stale=name)
-        fresh, flips = stored, tuple[Flip, ...]()
+        fresh = stored
+        flips: tuple[Flip, ...] = ()
         if self.reference is not None:
             try:
                 fresh = recomputed(self.reference, stored)
@@ -137,8 +155,12 @@ def _all_read(reader: _Reader, paths: list[Path]) -> list[_Read]:
     # Elsewhere a process would import everything anew; and on macOS the system's own libraries do not bear a fork.
     if len(paths) < _MANY or processes == 1 or sys.platform != "linux":
         return [reader.read(path) for path in paths]
-    with _forked(processes, reader) as pool:
-        return list(pool.map(_read_here, paths, chunksize=_AT_ONCE))
+    try:
+        with _forked(processes, reader) as pool:
+            return list(pool.map(_read_here, paths, chunksize=_AT_ONCE))
+    except (BrokenProcessPool, OSError):
+        # One was killed, perhaps for want of memory, or there is nothing to share: alone it takes longer, and less.
+        return [reader.read(path) for path in paths]
 
 
 # Found by a forked process as its parent left it: the pixels of an evaluation set are not to be sent to it.
@@ -149,7 +171,7 @@ _readers: list[_Reader] = []
 def _forked(processes: int, reader: _Reader) -> Iterator[ProcessPoolExecutor]:
     _readers.append(reader)
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_die_with_the_parent)
     try:
         with warnings.catch_warnings():
             # Of threads that hold locks. Here they are those of the linear algebra, which can be forked.
@@ -160,8 +182,13 @@ def _forked(processes: int, reader: _Reader) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _die_with_the_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends, in whatever way: nobody else would close the queue."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # It was gone before it could be asked for.
+        os._exit(1)
 
 
 def _read_here(path: Path) -> _Read:

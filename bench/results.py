@@ -106,7 +106,10 @@ def result_from_file(path: Path) -> TrialResult:
 
 
 def without_calls(result: TrialResult) -> TrialResult:
-    """Return a result with all figures of its times and no calls: a hundredth of the size, to hand to a process."""
+    """Return a result with all figures of its times and no calls: a hundredth of the size, to hand to a process.
+
+    For reading only: a changed copy would compute them again, from nothing.
+    """
     timings = {name: each.without_calls() for name in ("timing", "twin") if (each := getattr(result, name)) is not None}
     light = result.model_copy(update=timings)
     light.__dict__.update(summary=result.summary, speed_up=result.speed_up)

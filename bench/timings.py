@@ -84,42 +84,39 @@ class Instance(Record):
     power_notes: list[str] = []
     rounds: list[Round]
 
-    # What follows is asked for by several tables of a report each, and a record has some 10,000 calls.
-
-    @cached_property
     def used_rounds(self) -> list[Round]:
-        """The accepted rounds; all of them where none was, which makes the timing contended."""
+        """Return the accepted rounds; all of them where none was, which makes the timing contended."""
         return [each for each in self.rounds if each.accepted] or self.rounds
+
+    def end_to_end_s(self) -> Float64s:
+        return _joined([each.end_to_end_s for each in self.used_rounds()])
+
+    def compute_s(self) -> Float64s:
+        return _joined([each.compute_s for each in self.used_rounds()])
+
+    # Both are asked for by several tables of a report, and a record has some 10,000 calls.
 
     @cached_property
     def blocks_s(self) -> dict[int, float]:
         """The time per call of every used round, by its number."""
-        numbers = [each.number for each in self.used_rounds]
-        blocks = [each.end_to_end_s for each in self.used_rounds]
-        if any(each.queue_s is not None for each in self.used_rounds) or len({len(each) for each in blocks}) > 1:
-            return {each.number: each.call_s for each in self.used_rounds}
-        return dict(zip(numbers, _medians_of_rows(np.array(blocks)).tolist(), strict=True))
-
-    @cached_property
-    def end_to_end_s(self) -> Float64s:
-        return _joined([each.end_to_end_s for each in self.used_rounds])
-
-    @cached_property
-    def compute_s(self) -> Float64s:
-        return _joined([each.compute_s for each in self.used_rounds])
+        used = self.used_rounds()
+        blocks = [each.end_to_end_s for each in used]
+        if any(each.queue_s is not None for each in used) or len({len(each) for each in blocks}) > 1:
+            return {each.number: each.call_s for each in used}
+        medians_s = _medians_of_rows(np.array(blocks)).tolist()
+        return {each.number: median_s for each, median_s in zip(used, medians_s, strict=True)}
 
     @cached_property
     def medians_s(self) -> dict[Boundary, float]:
         """The median call at both boundaries; of the blocks where they went through a queue."""
-        if not len(self.end_to_end_s):
+        if any(each.queue_s is not None for each in self.used_rounds()):
             block_s = statistics.median(self.blocks_s.values())
             return {"end_to_end_s": block_s, "compute_s": block_s}
-        both_s = np.stack([self.end_to_end_s, self.compute_s])
-        end_to_end_s, compute_s = _medians_of_rows(both_s).tolist()
-        return {"end_to_end_s": end_to_end_s, "compute_s": compute_s}
+        both: dict[Boundary, Float64s] = {"end_to_end_s": self.end_to_end_s(), "compute_s": self.compute_s()}
+        return {boundary: float(_medians_of_rows(each_s[np.newaxis])[0]) for boundary, each_s in both.items()}
 
     def without_calls(self) -> Instance:
-        """Return the same with empty rounds, which still knows the medians of blocks and process."""
+        """Return the same with empty rounds, which still knows its medians; a copy of it does not."""
         emptied: dict[str, list[float]] = {"compute_s": [], "end_to_end_s": [], "device_s": []}
         light = self.model_copy(update={"rounds": [each.model_copy(update=emptied) for each in self.rounds]})
         light.__dict__.update(blocks_s=self.blocks_s, medians_s=self.medians_s)
@@ -164,13 +161,13 @@ class Timing(Record):
         return self.model_copy(update={"instances": [one.without_calls() for one in self.instances]})
 
     def used_rounds(self) -> list[Round]:
-        return [each for one in self.instances for each in one.used_rounds]
+        return [each for one in self.instances for each in one.used_rounds()]
 
     def end_to_end_s(self) -> Float64s:
-        return np.concatenate([one.end_to_end_s for one in self.instances])
+        return np.concatenate([one.end_to_end_s() for one in self.instances])
 
     def compute_s(self) -> Float64s:
-        return np.concatenate([one.compute_s for one in self.instances])
+        return np.concatenate([one.compute_s() for one in self.instances])
 
     def device_s(self) -> Float64s:
         return _joined([each.device_s for each in self.used_rounds()])
@@ -285,7 +282,7 @@ def speed_up(timing: Timing) -> Ratio | None:
     for one in timing.instances:
         each = [
             math.log(block.baseline_s / one.blocks_s[block.number])
-            for block in one.used_rounds
+            for block in one.used_rounds()
             if block.baseline_s is not None
         ]
         if each:

@@ -28,7 +28,7 @@ Reply = TypeVar("Reply", bound=BaseModel)
 class WorkerProcess:
     """A running worker; its messages and everything its runtime prints go to `log`.
 
-    `module` is what serves the requests: one that calls bench.worker.serve.
+    `module` is what serves the requests: one that calls bench.serving.serve.
     """
 
     def __init__(self, log: Path, *, limit_s: float = _LIMIT_S, module: str = "bench.worker") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from bench.peers.alternating import Extent
 from bench.peers.benchmark_application import latency_lines, throughput_lines
 from bench.peers.load_generation import load_generation_lines
 from bench.peers.runner import runner_lines
-from bench.peers.self_comparison import SelfComparison, Series
+from bench.peers.self_comparison import Kind, SelfComparison, Series
 from bench.peers.subject import Subject, made_subject
 from bench.peers.telling import Line, interval_words, last_line, table
 from bench.timing import FULL, QUICK
+from harness.core.errors import HarnessError
 from harness.core.machine import core_count
 
 _DIFFERENT = ("faster", "slower")
@@ -35,27 +37,42 @@ _QUICK_PLAN = replace(QUICK, instances=2, rounds=2, warm_up_s=0.1)
 @click.option("--slowdowns", type=click.IntRange(0), default=None, help="Comparisons with 3 % slower.  [default: 8]")
 def main(work: Path, quick: bool, same_count: int | None, slowdowns: int | None) -> None:
     """Measure our clock beside other people's, and beside itself."""
+    counts: dict[Kind, int] = {
+        "same": _count(same_count, 40, quick=quick),
+        "slowed": _count(slowdowns, 8, quick=quick),
+    }
+    try:
+        _measure(work, counts, quick=quick)
+    except HarnessError as error:
+        raise click.ClickException(f"{error.message}\n{error.hint}") from error
+
+
+def _count(given: int | None, usual: int, *, quick: bool) -> int:
+    return given if given is not None else 1 if quick else usual
+
+
+def _measure(work: Path, counts: Mapping[Kind, int], *, quick: bool) -> None:
     extent = _QUICK_EXTENT if quick else _FULL_EXTENT
     subject = made_subject(work, core_count())
-    lines = _peers(subject, extent)
     series = Series(
         subject=subject,
         plan=_QUICK_PLAN if quick else FULL,
         path=work / "self-comparisons.jsonl",
         most_attempts=1 if quick else 3,
     )
-    same = series.compared("same", (1 if quick else 40) if same_count is None else same_count, _say)
-    slowed = series.compared("slowed", (1 if quick else 8) if slowdowns is None else slowdowns, _say)
+    series.finished()  # A file that is none of ours is told now, and not after the peers.
+    lines = _peers(subject, extent)
+    same, slowed = (series.compared(kind, count, _say) for kind, count in counts.items())
     if not any(each.contended for each in (*same, *slowed)):
         series.archive()
     click.echo(table(lines))
-    counts = _counts(same, slowed)
+    found = _counts(same, slowed)
     click.echo(
-        f"A/A: {counts['aa_different']} of {counts['aa_total']} said to differ; 3 % slower: "
-        f"{counts['slowdowns_found']} of {counts['slowdowns_total']} found; left out as contended: "
-        f"{counts['contended_comparisons']}, measured again for it: {counts['repeated_comparisons']}"
+        f"A/A: {found['aa_different']} of {found['aa_total']} said to differ; 3 % slower: "
+        f"{found['slowdowns_found']} of {found['slowdowns_total']} found; left out as contended: "
+        f"{found['contended_comparisons']}, measured again for it: {found['repeated_comparisons']}"
     )
-    click.echo(last_line(lines, counts))
+    click.echo(last_line(lines, found))
 
 
 def _peers(subject: Subject, extent: Extent) -> list[Line]:

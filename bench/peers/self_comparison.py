@@ -71,7 +71,7 @@ class Series:
             kept = self._kept(kind, number)
             made = kept or self._measured(kind, number)
             if kept is None:
-                lines = [each.model_dump_json() for each in (*self._finished(), made)]
+                lines = [each.model_dump_json() for each in (*self.finished(), made)]
                 write_text_atomically(self.path, "\n".join(lines) + "\n")
             found.append(made)
             notes = ["kept"] * (kept is not None) + ["CONTENDED"] * made.contended
@@ -101,9 +101,9 @@ class Series:
             "rounds": self.plan.rounds,
             "contended": False,
         }
-        return next((each for each in self._finished() if each.model_dump(include=set(wanted)) == wanted), None)
+        return next((each for each in self.finished() if each.model_dump(include=set(wanted)) == wanted), None)
 
-    def _finished(self) -> list[SelfComparison]:
+    def finished(self) -> list[SelfComparison]:
         """Return what the file holds; raise BackendError where that is something else."""
         if not self.path.is_file():
             return []

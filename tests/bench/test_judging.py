@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from importlib import util
@@ -217,19 +219,26 @@ def test_the_report_computes_the_figures_again_from_the_answers(folder: Path) ->
     assert "its record differs from what its stored answers give" in text
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="several processes read on Linux only")
-def test_many_records_are_read_by_several_processes_to_the_same_report(
-    spoilt: tuple[Path, BenchOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def several(spoilt: tuple[Path, BenchOutcome], tmp_path: Path) -> Path:
+    """A run with changed answers at two batch sizes, as if timed, and a file that is no record."""
     shutil.copytree(spoilt[0].parent, tmp_path / "runs")
     folder = tmp_path / "runs" / spoilt[0].name
     _bench(folder, batch_size=1)
+    for path in (folder / "bench").glob("*.t1.json"):
+        stored = TrialResult.model_validate_json(path.read_text())
+        timing = timing_of([[0.01 * stored.trial.batch_size] * 3] * 2, baseline_s=0.05)
+        verdict = Verdict(word=Word.PASS, step="parity", reason="made up")
+        path.write_text(stored.model_copy(update={"timing": timing, "verdict": verdict}).model_dump_json())
     (folder / "bench" / "a-broken-record.json").write_text("{}")
-    _, alone = _report(folder)
-    assert len(alone["runs"][0]["trials"]) == 2
-    assert alone["runs"][0]["flips"]
-    assert "a-broken-record.json" in alone["problems"][0]
-    pools = []
+    return folder
+
+
+def _in_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let every record be read by one of two processes; return the list that notes each pool's size."""
+    if sys.platform != "linux":
+        pytest.skip("several processes read on Linux only")
+    pools: list[int] = []
     forked = report_records._forked
 
     def noted(processes: int, reader: Any) -> Any:
@@ -237,11 +246,74 @@ def test_many_records_are_read_by_several_processes_to_the_same_report(
         return forked(processes, reader)
 
     monkeypatch.setattr(report_records, "_MANY", 2)
+    monkeypatch.setattr(report_records, "_AT_ONCE", 1)
     monkeypatch.setattr(report_records, "core_count", lambda: 2)
     monkeypatch.setattr(report_records, "_forked", noted)
-    _, together = _report(folder)
+    return pools
+
+
+def _as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the made-up verdicts stand: what is judged again is told by other tests."""
+    monkeypatch.setattr(report_records, "recomputed", lambda _reference, stored: stored)
+
+
+def test_many_records_are_read_by_several_processes_to_the_same_report(
+    several: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _as_recorded(monkeypatch)
+    _, alone = _report(several)
+    assert len(alone["runs"][0]["trials"]) == 2
+    assert alone["runs"][0]["trials"][0]["summary"]["calls"] == 18
+    assert alone["runs"][0]["flips"]
+    assert "a-broken-record.json" in alone["problems"][0]
+    pools = _in_processes(monkeypatch)
+    _, together = _report(several)
     assert pools == [2]
     assert together | {"written": ""} == alone | {"written": ""}
+
+
+def test_a_report_whose_processes_are_killed_is_written_all_the_same(
+    several: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, alone = _report(several)
+    pools = _in_processes(monkeypatch)
+    ours, read = os.getpid(), report_records._Reader.read
+
+    def killed(reader: Any, path: Path) -> Any:
+        if os.getpid() != ours:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(reader, path)
+
+    monkeypatch.setattr(report_records._Reader, "read", killed)
+    _, again = _report(several)
+    assert pools == [2]
+    assert again | {"written": ""} == alone | {"written": ""}
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["alone", "by several processes"])
+def test_for_pytest_benchmark_all_calls_are_kept(
+    several: Path, monkeypatch: pytest.MonkeyPatch, *, processes: bool
+) -> None:
+    _as_recorded(monkeypatch)
+    if processes:
+        _in_processes(monkeypatch)
+    target = several.parent / "times.json"
+    write_report(several.parent, [RunDirectory(several)], target)
+    times = {each["name"]: each["stats"]["data"] for each in json.loads(target.read_text())["benchmarks"]}
+    assert times == {f"fp32.onnxruntime.b{size}.t1": [0.01 * size] * 18 for size in (1, 3)}
+
+
+def test_a_report_that_can_read_nothing_leaves_the_flips_of_an_earlier_one(several: Path) -> None:
+    _report(several)
+    before = (several / "bench" / "flips.csv").read_text()
+    assert before.count("\n") > 1
+    for path in (several / "bench").glob("*.json"):
+        path.write_text("{}")
+    text, content = _report(several)
+    assert (several / "bench" / "flips.csv").read_text() == before
+    assert list((several / "bench" / "flips").glob("*.png"))
+    assert len(content["problems"]) == 1
+    assert "`harness bench` measures again" in text
 
 
 def test_what_another_library_rounds_otherwise_is_no_difference_and_a_figure_is(spoilt: Any) -> None:

@@ -312,7 +312,7 @@ def test_a_malformed_record_is_named_in_the_report_and_all_others_are_in_it(
     write_report(runs_folder, [RunDirectory(runs_folder / name) for name in ("bad", "good")])
     content = json.loads((runs_folder / "report" / "report.json").read_text())
     assert victim.name in content["problems"][0]
-    assert content["problems"][0].startswith("bad: left out: ")
+    assert content["problems"][0].startswith("bad: left out, for they are no records of this version (delete them")
     bad, good = content["runs"]
     assert len(bad["trials"]) == len(good["trials"]) - 1 > 0
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from bench.messages import Block, Loaded, Timed, WarmedUp, WarmUp
+from bench.peers import __main__ as peers
 from bench.peers import alternating, self_comparison
 from bench.peers.__main__ import _counts
 from bench.peers.alternating import Rounds, alternated
@@ -212,6 +214,18 @@ def test_a_file_that_is_no_series_is_an_error_in_words(series: Series, sessions:
     series.path.write_text("{}\n")
     with pytest.raises(BackendError, match="no series"):
         series.compared("same", 1, lambda said: None)
+
+
+def test_a_file_that_is_no_series_is_told_before_anything_is_measured(
+    series: Series, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "self-comparisons.jsonl").write_text("{}\n")
+    monkeypatch.setattr(peers, "made_subject", lambda *_: series.subject)
+    monkeypatch.setattr(peers, "_peers", lambda *_: pytest.fail("the peers were measured first"))
+    result = CliRunner().invoke(peers.main, ["--work", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "no series of this version" in result.output
+    assert "Move it away" in result.output
 
 
 def test_a_slowed_backend_waits_before_every_step() -> None:

@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(bool(why_no_compiler()), reason=why_no_compi
 
 
 @pytest.fixture(autouse=True)
-def switches_of_torch() -> Iterator[None]:
+def torch_as_it_was() -> Iterator[None]:
     # What an earlier test compiled would be found again, and no graph made.
     torch.compiler.reset()
     tf32 = torch.backends.cudnn.allow_tf32

@@ -94,7 +94,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(monkeypatch)
 
 
-def test_six_sets_of_all_that_did_not_fail_with_a_twin_of_the_quickest(bench: Bench) -> None:
+def test_every_set_has_all_that_did_not_fail_with_a_twin_of_the_quickest(bench: Bench) -> None:
     results = bench.run(
         _result("pytorch"), _result("a"), _result("b", answering_s=1.0), _result("wrong", Word.FAIL, answering_s=0.1)
     )
@@ -170,6 +170,16 @@ def test_a_longer_measurement_stands_for_a_shorter_one_and_not_the_other_way(
     results = bench.run(*first.values(), plan=asked)
     assert len(bench.sets) == sets
     assert results["a"].mode == (asked.mode if sets else had.mode)
+
+
+@pytest.mark.parametrize("shorter", [{"instances": 6}, {"rounds": 6}], ids=["processes", "rounds"])
+def test_a_measurement_of_the_same_name_that_was_shorter_is_made_again(bench: Bench, shorter: dict[str, int]) -> None:
+    first = bench.run(_result("pytorch"), _result("a"), plan=replace(FULL, **shorter))  # type: ignore[arg-type]
+    bench.sets = []
+    bench.run(*first.values(), plan=QUICK)
+    assert bench.sets == []
+    bench.run(*first.values())
+    assert len(bench.sets) == FULL.instances
 
 
 def test_a_new_trial_among_them_has_all_of_them_measured_again(bench: Bench) -> None:

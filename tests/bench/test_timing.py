@@ -162,7 +162,7 @@ def test_a_round_in_which_others_used_the_machine_is_measured_again_for_all_and_
     measured, _ = _measured("a", "b")
     for each in measured.values():
         assert [one.accepted for one in each.rounds] == [False, True, True, True]
-        assert [one.number for one in each.used_rounds] == [1, 2, 3]
+        assert [one.number for one in each.used_rounds()] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("cores", "accepted"), [(0.15, True), (0.151, False), (None, True)])
@@ -179,7 +179,7 @@ def test_a_machine_that_is_never_quiet_ends_after_twice_the_rounds_with_all_of_t
 ) -> None:
     _foreign(monkeypatch, [1.0])
     measured, _ = _measured("a")
-    assert len(measured["a"].rounds) == len(measured["a"].used_rounds) == 6
+    assert len(measured["a"].rounds) == len(measured["a"].used_rounds()) == 6
 
 
 def test_who_waits_for_a_quiet_machine_is_told_whether_it_came(monkeypatch: pytest.MonkeyPatch) -> None:

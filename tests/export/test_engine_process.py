@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +115,8 @@ def _skip_where_addresses_stay_random(randomisation: object) -> None:
         pytest.skip("address randomisation cannot be switched off here: personality(2) is refused")
 
 
-def _two_of_three_agree(digests: Iterable[str]) -> bool:
-    """Tell whether two of three builds are the same; the third is made only where the first two differ.
-
-    On cores that others keep busy one build in some dozens differs from all others in a byte (decision 12). Where a
-    build depended on its folder or its environment no two would agree.
-    """
-    seen: list[str] = []
-    for digest in islice(digests, 3):
-        if digest in seen:
-            return True
-        seen.append(digest)
-    return False
+# On cores that other tests keep busy a build now and then differs in a byte from all others of its model (decision 12).
+_TRIES = 2
 
 
 @pytest.mark.parametrize(
@@ -143,19 +132,21 @@ def _two_of_three_agree(digests: Iterable[str]) -> bool:
 def test_the_same_model_gives_the_same_bytes_in_other_folders_and_environments(
     precision: str, changed: dict[str, Any], every_precision: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digests() -> Iterator[str]:
-        for number in count():
-            folder = tmp_path / ("long" * 40 * bool(number)) / ("name" * 10 * number)
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(every_precision / "export" / f"{precision}.onnx", folder)
-            monkeypatch.setenv("SOMEBODYS_VARIABLE", "x" * 10_000 * number)
-            monkeypatch.chdir(folder)
-            onnx_path = Path(f"{precision}.onnx") if number else folder / f"{precision}.onnx"
-            path, built = _built(onnx_path, folder, **changed)
-            _skip_where_addresses_stay_random(built.address_randomisation)
-            yield sha256_from_file(path)
+    def digest(attempt: int, folder: Path, *, elsewhere: bool) -> str:
+        folder = folder / str(attempt)
+        folder.mkdir(parents=True)
+        shutil.copy2(every_precision / "export" / f"{precision}.onnx", folder)
+        monkeypatch.setenv("SOMEBODYS_VARIABLE", "x" * 10_000 * elsewhere)
+        monkeypatch.chdir(folder)
+        onnx_path = Path(f"{precision}.onnx") if elsewhere else folder / f"{precision}.onnx"
+        path, built = _built(onnx_path, folder, **changed)
+        _skip_where_addresses_stay_random(built.address_randomisation)
+        return sha256_from_file(path)
 
-    assert _two_of_three_agree(digests())
+    here, there = tmp_path / "a", tmp_path / ("long" * 40) / ("name" * 40)
+    assert any(
+        digest(attempt, here, elsewhere=False) == digest(attempt, there, elsewhere=True) for attempt in range(_TRIES)
+    )
 
 
 def test_an_export_again_gives_the_same_engine_and_its_sidecar_says_why(copied_run: Callable[[], Any]) -> None:
@@ -165,16 +156,14 @@ def test_an_export_again_gives_the_same_engine_and_its_sidecar_says_why(copied_r
     assert before.details["targets"]
     _skip_where_addresses_stay_random(before.details["address_randomisation"])
 
-    def digests() -> Iterator[str]:
-        yield before.sha256
-        while True:
-            (outcome,) = export_many([RunDirectory(folder)], _ENGINES, SILENT)
-            assert outcome.error is None
-            (made,) = [made for made in outcome.artifacts if made.path == engine]
-            assert "randomisation" not in made.note
-            yield verified_sidecar(engine, kind=Kind.ENGINE, remedy="").sha256
+    def digest_again() -> str:
+        (outcome,) = export_many([RunDirectory(folder)], _ENGINES, SILENT)
+        assert outcome.error is None
+        (made,) = [made for made in outcome.artifacts if made.path == engine]
+        assert "randomisation" not in made.note
+        return verified_sidecar(engine, kind=Kind.ENGINE, remedy="").sha256
 
-    assert _two_of_three_agree(digests())
+    assert any(digest_again() == before.sha256 for _ in range(_TRIES))
     assert list((folder / "export").glob(".*")) == []
 
 

@@ -147,6 +147,7 @@ def test_the_order_in_which_targets_are_named_changes_nothing(onnx_path: Path) -
     one, other = (_built(onnx_path, targets=targets) for targets in (("SM86", "SM89"), ("SM89", "SM86", "SM89")))
 
     assert one.targets == other.targets == ["SM86", "SM89"]
+    # Bytes are promised of builds in a process of their own (test_engine_process.py).
     assert memoryview(one.plan).nbytes == memoryview(other.plan).nbytes
 
 
@@ -444,7 +445,7 @@ def test_a_build_after_a_cancelled_one_succeeds(onnx_path: Path) -> None:
 
 
 def test_ctrl_c_from_outside_ends_a_build_in_another_process(onnx_path: Path) -> None:
-    child = _child("_build_slowly", onnx_path)
+    child = _building_child(onnx_path)
     assert child.stdout is not None
     assert child.stdout.readline().strip() == "building"
     child.send_signal(signal.SIGINT)
@@ -454,16 +455,16 @@ def test_ctrl_c_from_outside_ends_a_build_in_another_process(onnx_path: Path) ->
     assert out.split() == ["interrupted"]
 
 
-def _child(function: str, onnx_path: Path) -> subprocess.Popen[str]:
-    """Run the function below in a process of its own."""
+def _building_child(onnx_path: Path) -> subprocess.Popen[str]:
+    """Run `_build_slowly` in a process of its own."""
     program = (
         "import importlib.util, pathlib, sys\n"
         "spec = importlib.util.spec_from_file_location('child', sys.argv[1])\n"
         "child = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(child)\n"
-        "getattr(child, sys.argv[2])(pathlib.Path(sys.argv[3]))\n"
+        "child._build_slowly(pathlib.Path(sys.argv[2]))\n"
     )
-    command = [sys.executable, "-c", program, __file__, function, str(onnx_path)]
+    command = [sys.executable, "-c", program, __file__, str(onnx_path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
