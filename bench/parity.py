@@ -116,10 +116,8 @@ def _repeats(evidence: Evidence, repeats: Mapping[str, Float32s]) -> dict[str, f
         again_kbc = outputs.reshape(-1, *outputs.shape[-2:])
         first_bc = answered_bc[: again_kbc.shape[1]]
         # NaN must not hide here: a comparison with NaN is false, and so large a number is above any limit.
-        found[name] = max(
-            float(np.nan_to_num(np.abs(evidence.candidate_probabilities(again_bc) - first_bc), nan=1e9).max())
-            for again_bc in again_kbc
-        )
+        again = evidence.candidate_probabilities(again_kbc.reshape(-1, again_kbc.shape[-1])).reshape(again_kbc.shape)
+        found[name] = float(np.nan_to_num(np.abs(again - first_bc), nan=1e9).max())
     return found
 
 

@@ -7,6 +7,7 @@ one has nothing to do with another.
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import multiprocessing
 import os
@@ -171,7 +172,7 @@ _readers: list[_Reader] = []
 def _forked(processes: int, reader: _Reader) -> Iterator[ProcessPoolExecutor]:
     _readers.append(reader)
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_die_with_the_parent)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_process)
     try:
         with warnings.catch_warnings():
             # Of threads that hold locks. Here they are those of the linear algebra, which can be forked.
@@ -182,13 +183,14 @@ def _forked(processes: int, reader: _Reader) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _die_with_the_parent() -> None:
+def _prepare_process() -> None:
     """Leave Ctrl-C to the parent, and end when it ends, in whatever way: nobody else would close the queue."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:  # It was gone before it could be asked for.
         os._exit(1)
+    gc.disable()  # It looks for cycles, of which records have none, in a million numbers again and again.
 
 
 def _read_here(path: Path) -> _Read:
