@@ -16,7 +16,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -69,8 +68,8 @@ def results_for_report(run: RunDirectory, *, keep_calls: bool) -> RunResults:
     read = _all_read(_Reader(run, reference, keep_calls=keep_calls), paths)
     results = [each.result for each in read if each.result is not None]
     flips = [flip for each in read for flip in each.flips]
-    # Where nothing could be read, what an earlier report wrote is all that anybody has.
-    if reference is not None and results:
+    # Where no record could be read, what an earlier report wrote is all that anybody has.
+    if reference is not None and any(not each.malformed for each in read):
         write_flips(reference, flips)
     named = [
         (
@@ -112,6 +111,8 @@ class _Reader:
             stored = result_from_file(path)
         except HarnessError:  # Its words are pydantic's, hundreds of lines where the form was another.
             return _Read(malformed=path.name)
+        except OSError as error:
+            return _Read(note=f"{path.name} is left out: {error}")
         name = stored.trial.identifier
         if is_stale(self.run, stored):
             return _Read(stale=name)
@@ -158,9 +159,9 @@ def _all_read(reader: _Reader, paths: list[Path]) -> list[_Read]:
         return [reader.read(path) for path in paths]
     try:
         with _forked(processes, reader) as pool:
-            return list(pool.map(_read_here, paths, chunksize=_AT_ONCE))
-    except (BrokenProcessPool, OSError):
-        # One was killed, perhaps for want of memory, or there is nothing to share: alone it takes longer, and less.
+            return list(pool.map(_read_here, paths, chunksize=1 if reader.keep_calls else _AT_ONCE))
+    except (RuntimeError, OSError):
+        # One was killed, perhaps for want of memory, or could not be started: alone it takes longer, and needs less.
         return [reader.read(path) for path in paths]
 
 
@@ -170,17 +171,29 @@ _readers: list[_Reader] = []
 
 @contextmanager
 def _forked(processes: int, reader: _Reader) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool whose processes find the reader.
+
+    Raises RuntimeError (BrokenProcessPool is one) or OSError where a process was killed or could not be started.
+    """
+    before = multiprocessing.active_children()
     _readers.append(reader)
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_process)
     try:
         with warnings.catch_warnings():
             # Of threads that hold locks. Here they are those of the linear algebra, which can be forked.
             warnings.filterwarnings("ignore", message=r".*fork", category=DeprecationWarning)
-            yield pool
+            context = multiprocessing.get_context("fork")
+            pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_process)
+            try:
+                yield pool
+            finally:
+                pool.shutdown(cancel_futures=True)
     finally:
         _readers.clear()
-        pool.shutdown(cancel_futures=True)
+        # The pool forgets those that it had started when it could not start another, and they would wait for ever.
+        for each in multiprocessing.active_children():
+            if each not in before:
+                each.kill()
+                each.join()
 
 
 def _prepare_process() -> None:

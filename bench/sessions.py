@@ -86,13 +86,14 @@ def timed(
 def _stands(result: TrialResult, plan: Plan, *, than: int) -> bool:
     """Tell whether a trial has a whole measurement whose rank exceeds the plan's by more than `than`.
 
-    One that has the plan's name and fewer processes or rounds is of an earlier version, and no whole one.
+    One of the plan's own mode with fewer processes or rounds is of an earlier version, and no whole one.
     """
     timing = result.timing
     if timing is None or not timing.complete:
         return False
-    shorter = timing.planned_instances < plan.instances or timing.planned_rounds < plan.rounds
-    return _RANKS[timing.mode] - _RANKS[plan.mode] > than and not shorter
+    if timing.mode == plan.mode and (timing.planned_instances < plan.instances or timing.planned_rounds < plan.rounds):
+        return False
+    return _RANKS[timing.mode] - _RANKS[plan.mode] > than
 
 
 def parts_of(results: Sequence[TrialResult]) -> list[list[TrialResult]]:

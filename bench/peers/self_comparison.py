@@ -107,10 +107,10 @@ class Series:
         """Return what the file holds; raise BackendError where that is something else."""
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines()
         try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
             return [SelfComparison.model_validate_json(line) for line in lines]
-        except ValidationError as error:
+        except (ValidationError, UnicodeDecodeError) as error:
             raise BackendError(f"{self.path} is no series of this version: {error}", hint="Move it away.") from error
 
     def _measured(self, kind: Kind, number: int) -> SelfComparison:

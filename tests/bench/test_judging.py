@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import util
@@ -252,6 +253,15 @@ def _in_processes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return pools
 
 
+def _never_read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, read = os.getpid(), report_records._Reader.read
+
+    def elsewhere(reader: Any, path: Path) -> Any:
+        return pytest.fail("read by the report's own process") if os.getpid() == ours else read(reader, path)
+
+    monkeypatch.setattr(report_records._Reader, "read", elsewhere)
+
+
 def _as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the made-up verdicts stand: what is judged again is told by other tests."""
     monkeypatch.setattr(report_records, "recomputed", lambda _reference, stored: stored)
@@ -267,6 +277,7 @@ def test_many_records_are_read_by_several_processes_to_the_same_report(
     assert alone["runs"][0]["flips"]
     assert "a-broken-record.json" in alone["problems"][0]
     pools = _in_processes(monkeypatch)
+    _never_read_here(monkeypatch)
     _, together = _report(several)
     assert pools == [2]
     assert together | {"written": ""} == alone | {"written": ""}
@@ -290,6 +301,49 @@ def test_a_report_whose_processes_are_killed_is_written_all_the_same(
     assert again | {"written": ""} == alone | {"written": ""}
 
 
+def test_where_a_second_process_cannot_be_started_the_first_is_ended_and_the_report_written(
+    several: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, alone = _report(several)
+    pools = _in_processes(monkeypatch)
+    fork, started = os.fork, []
+
+    def forking_once() -> int:
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(fork())
+        return started[0]
+
+    monkeypatch.setattr(os, "fork", forking_once)
+    _, again = _report(several)
+    assert pools == [2]
+    assert len(started) == 1
+    assert again | {"written": ""} == alone | {"written": ""}
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="several processes read on Linux only")
+def test_readers_end_with_a_report_that_is_killed() -> None:
+    program = (
+        "import os, time\n"
+        "from bench import report_records\n"
+        "class Slow:\n"
+        "    def read(self, path):\n"
+        "        os.write(1, f'{os.getpid()}\\n'.encode())\n"
+        "        time.sleep(60)\n"
+        "with report_records._forked(2, Slow()) as pool:\n"
+        "    list(pool.map(report_records._read_here, ['a', 'b']))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as report:
+        assert report.stdout is not None
+        readers = [int(report.stdout.readline()) for _ in range(2)]
+        report.kill()
+        # Both hold the pipe's other end until they end.
+        assert report.stdout.read() == ""
+    assert len(set(readers)) == 2
+
+
 @pytest.mark.parametrize("processes", [False, True], ids=["alone", "by several processes"])
 def test_for_pytest_benchmark_all_calls_are_kept(
     several: Path, monkeypatch: pytest.MonkeyPatch, *, processes: bool
@@ -297,6 +351,7 @@ def test_for_pytest_benchmark_all_calls_are_kept(
     _as_recorded(monkeypatch)
     if processes:
         _in_processes(monkeypatch)
+        _never_read_here(monkeypatch)
     target = several.parent / "times.json"
     write_report(several.parent, [RunDirectory(several)], target)
     times = {each["name"]: each["stats"]["data"] for each in json.loads(target.read_text())["benchmarks"]}

@@ -180,6 +180,10 @@ def test_a_measurement_of_the_same_name_that_was_shorter_is_made_again(bench: Be
     assert bench.sets == []
     bench.run(*first.values())
     assert len(bench.sets) == FULL.instances
+    strict = bench.run(_result("pytorch"), _result("a"), plan=replace(STRICT, **shorter))  # type: ignore[arg-type]
+    bench.sets = []
+    bench.run(*strict.values())
+    assert bench.sets == []
 
 
 def test_a_new_trial_among_them_has_all_of_them_measured_again(bench: Bench) -> None:
