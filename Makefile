@@ -96,7 +96,7 @@ ifeq ($(DATA),)
 endif
 	$(BIN)/python -m train.benchmark $(TRAIN_DATA)
 
-bench-peers: setup-peers ## Our clock beside benchmark_app, LoadGen and Polygraphy, and beside itself: 75 minutes
+bench-peers: setup-peers ## Our clock beside benchmark_app, LoadGen and Polygraphy, and beside itself: 80 minutes
 	$(BIN)/python -m bench.peers --work $(PEERS)
 
 setup-peers: setup

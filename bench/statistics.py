@@ -151,7 +151,7 @@ def auroc_loss_interval(
 def _share_below(scores_b: npt.NDArray[np.float64], others_b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return for each score the share of the others below it, ties by half: the placements of DeLong's method.
 
-    By bisection: from midranks, as usual, they take five times as long in every trial of a report.
+    By bisection: from midranks, as usual, they take eight times as long in every trial of a report.
     """
     ordered_b = np.sort(others_b)
     twice_b = np.searchsorted(ordered_b, scores_b, side="left") + np.searchsorted(ordered_b, scores_b, side="right")

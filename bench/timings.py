@@ -174,7 +174,7 @@ class Timing(Record):
 
 
 def _medians_of_rows(samples_rs: Float64s) -> Float64s:
-    """Return what np.median does, in a fifth of its time: a report of 1,000 trials has 64,000 blocks."""
+    """Return what np.median does, in a quarter of its time: a report of 1,000 trials has 64,000 blocks."""
     ordered_rs = np.sort(samples_rs, axis=1)
     count = ordered_rs.shape[1]
     return np.asarray((ordered_rs[:, (count - 1) // 2] + ordered_rs[:, count // 2]) / 2)
